@@ -1,0 +1,4 @@
+//! `kms-notifier`: follows a KMS server's log and tells what happened.
+
+pub mod event;
+pub mod source;
