@@ -64,9 +64,7 @@ impl<'de> Deserialize<'de> for EventId {
         if text.len() != 32 {
             return Err(serde::de::Error::custom("an event id has 32 hex digits"));
         }
-        u128::from_str_radix(&text, 16)
-            .map(|n| Self(n.to_be_bytes()))
-            .map_err(serde::de::Error::custom)
+        u128::from_str_radix(&text, 16).map(|n| Self(n.to_be_bytes())).map_err(serde::de::Error::custom)
     }
 }
 
@@ -105,9 +103,7 @@ impl<'de> Deserialize<'de> for EventTime {
         let pieces = jiff::fmt::temporal::DateTimeParser::new()
             .parse_pieces(text.as_bytes())
             .map_err(serde::de::Error::custom)?;
-        let offset = pieces
-            .to_numeric_offset()
-            .ok_or_else(|| serde::de::Error::custom("a time needs an offset"))?;
+        let offset = pieces.to_numeric_offset().ok_or_else(|| serde::de::Error::custom("a time needs an offset"))?;
         let at = text.parse().map_err(serde::de::Error::custom)?;
         Ok(Self { at, offset })
     }
