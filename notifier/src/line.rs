@@ -27,7 +27,7 @@ pub enum Kind<'a> {
     Closed(Endpoint<'a>),
     /// `RPC connection accepted: 192.0.2.15` of MS-RPC builds; `None` is `Unknown IP` (7.3).
     RpcAccepted(Option<&'a [u8]>),
-    /// `Client with public IP address rejected` (7.3)
+    /// `Client with public IP address rejected`, or that it cannot be verified to be private (7.3)
     PublicRejected,
     /// `KMS v6.0 request from NAME for PRODUCT` (7.4)
     QuietRequest {
@@ -141,7 +141,10 @@ const LABELS: [(&[u8; LABEL_LEN], Label); 19] = [
     (b"KMS ID (aka KMS counted ID)     ", Label::KmsCounted),
     (b"Key Management Service ID       ", Label::KmsCounted),
     (b"Client machine ID               ", Label::ClientMachine),
-    (b"Previous client machine ID      ", Label::PreviousClientMachine),
+    (
+        b"Previous client machine ID      ",
+        Label::PreviousClientMachine,
+    ),
     (b"Client request timestamp (UTC)  ", Label::ClientTime),
     (b"Workstation name                ", Label::Workstation),
     (b"N count policy (minimum clients)", Label::MinClients),
@@ -149,25 +152,39 @@ const LABELS: [(&[u8; LABEL_LEN], Label); 19] = [
     (b"KMS host Hardware ID            ", Label::HardwareId),
     (b"KMS host current active clients ", Label::ActiveClients),
     (b"Renewal interval policy         ", Label::RenewalInterval),
-    (b"Activation interval policy      ", Label::ActivationInterval),
+    (
+        b"Activation interval policy      ",
+        Label::ActivationInterval,
+    ),
 ];
 
 /// Refusals, by how the line begins, and the code that builds since svn1099
 /// print after it (7.7).
-const REFUSALS: [(&[u8], u32); 8] = [
-    (b"Rejecting request with more than 1000 minimum clients", 0x8007_000D),
-    (b"Client time differs more than 4 hours from system time", 0xC004_F06C),
+const REFUSALS: [(&[u8], u32); 7] = [
+    (
+        b"Rejecting request with more than 1000 minimum clients",
+        0x8007_000D,
+    ),
+    (
+        b"Client time differs more than 4 hours from system time",
+        0xC004_F06C,
+    ),
     (b"Refusing retail or beta product", 0xC004_F042),
     (b"Refusing unknown product", 0xC004_F042),
-    (b"Refusing product with incorrect Application ID", 0xC004_F042),
+    (
+        b"Refusing product with incorrect Application ID",
+        0xC004_F042,
+    ),
     (b"Rejecting more than ", 0xC004_D104),
-    (b"Cannot verify that client has a private IP address", 0x8007_0005),
     (b"Lab seal missing", 0x8007_000D),
 ];
 
 /// What a line counts as in `kms_notifier_lines_total{class}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say it; docs/metrics.md has the table")]
+#[expect(
+    missing_docs,
+    reason = "the names say it; docs/metrics.md has the table"
+)]
 pub enum Class {
     Connection,
     Request,
@@ -216,8 +233,12 @@ impl Kind<'_> {
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
-            Self::Accepted(_) | Self::Closed(_) | Self::RpcAccepted(_) | Self::PublicRejected => Class::Connection,
-            Self::QuietRequest { .. } | Self::RequestMarker(_) | Self::Relayed { .. } => Class::Request,
+            Self::Accepted(_) | Self::Closed(_) | Self::RpcAccepted(_) | Self::PublicRejected => {
+                Class::Connection
+            }
+            Self::QuietRequest { .. } | Self::RequestMarker(_) | Self::Relayed { .. } => {
+                Class::Request
+            }
             Self::QuietResponse { .. } | Self::ResponseMarker(_) => Class::Response,
             Self::Field(label, _) if *label >= Label::Epid => Class::Response,
             Self::Field(..) => Class::Request,
@@ -234,7 +255,11 @@ impl Kind<'_> {
 #[inline]
 pub fn classify(line: &[u8]) -> Line<'_> {
     let (stamp, text) = split_stamp(line);
-    Line { stamp, text, kind: kind(text) }
+    Line {
+        stamp,
+        text,
+        kind: kind(text),
+    }
 }
 
 /// `YYYY-MM-DD HH:MM:SS: ` and what follows it.
@@ -242,9 +267,32 @@ pub fn classify(line: &[u8]) -> Line<'_> {
 fn split_stamp(line: &[u8]) -> (Option<&[u8; 19]>, &[u8]) {
     // The separators first: they are what text from elsewhere never matches.
     if let Some((prefix, text)) = line.split_first_chunk::<21>()
-        && let [y0, y1, y2, y3, b'-', m0, m1, b'-', d0, d1, b' ', h0, h1, b':', n0, n1, b':', s0, s1, b':', b' '] =
-            prefix
-        && [y0, y1, y2, y3, m0, m1, d0, d1, h0, h1, n0, n1, s0, s1].iter().all(|b| b.is_ascii_digit())
+        && let [
+            y0,
+            y1,
+            y2,
+            y3,
+            b'-',
+            m0,
+            m1,
+            b'-',
+            d0,
+            d1,
+            b' ',
+            h0,
+            h1,
+            b':',
+            n0,
+            n1,
+            b':',
+            s0,
+            s1,
+            b':',
+            b' ',
+        ] = prefix
+        && [y0, y1, y2, y3, m0, m1, d0, d1, h0, h1, n0, n1, s0, s1]
+            .iter()
+            .all(|b| b.is_ascii_digit())
     {
         return (prefix.first_chunk(), text);
     }
@@ -270,10 +318,12 @@ fn kind(text: &[u8]) -> Kind<'_> {
             },
             None => Kind::Unrecognised,
         },
-        [b'>', b'>', b'>', ..] => match text.strip_prefix(b">>> Sending response, ePID source = ") {
-            Some(rest) => Kind::ResponseMarker(split_mark(rest).1),
-            None => Kind::Unrecognised,
-        },
+        [b'>', b'>', b'>', ..] => {
+            match text.strip_prefix(b">>> Sending response, ePID source = ") {
+                Some(rest) => Kind::ResponseMarker(split_mark(rest).1),
+                None => Kind::Unrecognised,
+            }
+        }
         [b'K', b'M', b'S', b' ', b'v', ..] => quiet_request(text),
         [b'S', b'e', b'n', b'd', ..] => quiet_response(text),
         _ => rare(text),
@@ -284,21 +334,36 @@ fn kind(text: &[u8]) -> Kind<'_> {
 fn label(text: &[u8; LABEL_LEN]) -> Option<Label> {
     // The fifth byte tells 19 labels apart well enough that one or two
     // comparisons of 32 bytes remain; the first alone leaves up to six.
-    LABELS.iter().find(|(known, _)| known[4] == text[4] && *known == text).map(|(_, label)| *label)
+    LABELS
+        .iter()
+        .find(|(known, _)| known[4] == text[4] && *known == text)
+        .map(|(_, label)| *label)
 }
 
 fn connection(text: &[u8]) -> Kind<'_> {
-    let Some(rest) = text.get(5..).and_then(|rest| rest.strip_prefix(b"connection ")) else {
-        return if text.starts_with(b"IPv4 address ") { Kind::Lifecycle } else { Kind::Unrecognised };
+    let Some(rest) = text
+        .get(5..)
+        .and_then(|rest| rest.strip_prefix(b"connection "))
+    else {
+        return if text.starts_with(b"IPv4 address ") {
+            Kind::Lifecycle
+        } else {
+            Kind::Unrecognised
+        };
     };
-    let (make, rest): (fn(Endpoint<'_>) -> Kind<'_>, _) = if let Some(rest) = rest.strip_prefix(b"accepted: ") {
-        (Kind::Accepted, rest)
-    } else if let Some(rest) = rest.strip_prefix(b"closed: ") {
-        (Kind::Closed, rest)
-    } else {
-        return Kind::Unrecognised;
+    let (accepted, rest) = match (
+        rest.strip_prefix(b"accepted: "),
+        rest.strip_prefix(b"closed: "),
+    ) {
+        (Some(rest), _) => (true, rest),
+        (_, Some(rest)) => (false, rest),
+        _ => return Kind::Unrecognised,
     };
-    endpoint(rest).map_or(Kind::Unrecognised, make)
+    match endpoint(rest) {
+        Some(peer) if accepted => Kind::Accepted(peer),
+        Some(peer) => Kind::Closed(peer),
+        None => Kind::Unrecognised,
+    }
 }
 
 /// `192.0.2.15:49731.`, `[2001:db8::5%eth0]:49731.`, each perhaps with ` [c=17]`.
@@ -314,8 +379,14 @@ fn endpoint(text: &[u8]) -> Option<Endpoint<'_>> {
     };
     // An address is hex digits, dots and colons, then perhaps a scope id: no
     // spaces and nothing that is not printable.
-    let plausible = !address.is_empty() && address.len() <= 64 && address.iter().all(u8::is_ascii_graphic);
-    plausible.then_some(Endpoint { text, address, port, mark })
+    let plausible =
+        !address.is_empty() && address.len() <= 64 && address.iter().all(u8::is_ascii_graphic);
+    plausible.then_some(Endpoint {
+        text,
+        address,
+        port,
+        mark,
+    })
 }
 
 /// Splits ` [c=17]` off the end of a line.
@@ -345,7 +416,10 @@ fn quiet_request(text: &[u8]) -> Kind<'_> {
         let rest = text.strip_prefix(b"KMS v")?;
         let space = memchr::memchr(b' ', rest)?;
         let (protocol, rest) = (version(rest.get(..space)?)?, rest.get(space..)?);
-        Some(Kind::QuietRequest { protocol, rest: rest.strip_prefix(b" request from ")? })
+        Some(Kind::QuietRequest {
+            protocol,
+            rest: rest.strip_prefix(b" request from ")?,
+        })
     };
     parse().unwrap_or(Kind::Unrecognised)
 }
@@ -354,7 +428,9 @@ fn quiet_response(text: &[u8]) -> Kind<'_> {
     let parse = || {
         let rest = text.strip_prefix(b"Sending ePID (")?;
         let at = memmem::rfind(rest, b"): ")?;
-        Some(Kind::QuietResponse { epid: rest.get(at + 3..)? })
+        Some(Kind::QuietResponse {
+            epid: rest.get(at + 3..)?,
+        })
     };
     parse().unwrap_or(Kind::Unrecognised)
 }
@@ -364,7 +440,9 @@ fn rare(text: &[u8]) -> Kind<'_> {
     if let Some(address) = text.strip_prefix(b"RPC connection accepted: ") {
         return Kind::RpcAccepted((address != b"Unknown IP").then_some(address));
     }
-    if text == b"Client with public IP address rejected" {
+    if text == b"Client with public IP address rejected"
+        || text == b"Cannot verify that client has a private IP address"
+    {
         return Kind::PublicRejected;
     }
     for (words, hresult) in REFUSALS {
@@ -387,8 +465,13 @@ fn rare(text: &[u8]) -> Kind<'_> {
     if text.ends_with(b" was shutdown") {
         return Kind::Stopped;
     }
-    const LIFECYCLE: [&[u8]; 5] =
-        [b"Listening on ", b"Read ini file ", b"Read KMS data file ", b"Using CSVLK ", b"tap0901 "];
+    const LIFECYCLE: [&[u8]; 5] = [
+        b"Listening on ",
+        b"Read ini file ",
+        b"Read KMS data file ",
+        b"Using CSVLK ",
+        b"tap0901 ",
+    ];
     if LIFECYCLE.iter().any(|start| text.starts_with(start)) {
         return Kind::Lifecycle;
     }
@@ -419,17 +502,24 @@ fn refusal<'a>(text: &'a [u8], rest: &[u8], hresult: u32) -> Kind<'a> {
     match coded() {
         Some((reason, hresult)) => Kind::Refusal { reason, hresult },
         // svn1085 prints the words alone, one of them with a full stop.
-        None if rest.is_empty() || rest == b"." => {
-            Kind::Refusal { reason: text.strip_suffix(b".").unwrap_or(text), hresult }
-        }
+        None if rest.is_empty() || rest == b"." => Kind::Refusal {
+            reason: text.strip_suffix(b".").unwrap_or(text),
+            hresult,
+        },
         None => Kind::Unrecognised,
     }
 }
 
 fn unsupported(text: &[u8]) -> Option<Kind<'_>> {
     let rest = text.strip_prefix(b"Fatal: KMSv")?;
-    let protocol = version(rest.strip_suffix(b" unsupported").or_else(|| rest.strip_suffix(b" is not supported."))?)?;
-    Some(Kind::Unsupported { protocol, reason: text.strip_prefix(b"Fatal: ")? })
+    let protocol = version(
+        rest.strip_suffix(b" unsupported")
+            .or_else(|| rest.strip_suffix(b" is not supported."))?,
+    )?;
+    Some(Kind::Unsupported {
+        protocol,
+        reason: text.strip_prefix(b"Fatal: ")?,
+    })
 }
 
 fn relayed(text: &[u8]) -> Option<Kind<'_>> {
@@ -441,7 +531,11 @@ fn relayed(text: &[u8]) -> Option<Kind<'_>> {
         b"answered" => None,
         outcome => Some(hex(outcome.strip_prefix(b"refused 0x")?)?),
     };
-    Some(Kind::Relayed { protocol, refused, mark })
+    Some(Kind::Relayed {
+        protocol,
+        refused,
+        mark,
+    })
 }
 
 /// `6.0` or `7`: digits with at most one dot between, short enough to be real.
@@ -461,14 +555,17 @@ pub fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 19 {
         return None;
     }
-    text.iter().try_fold(0_u64, |n, b| b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0')))
+    text.iter().try_fold(0_u64, |n, b| {
+        b.is_ascii_digit().then(|| n * 10 + u64::from(b - b'0'))
+    })
 }
 
 fn hex(text: &[u8]) -> Option<u32> {
     if text.len() != 8 {
         return None;
     }
-    text.iter().try_fold(0_u32, |n, b| Some(n << 4 | char::from(*b).to_digit(16)?))
+    text.iter()
+        .try_fold(0_u32, |n, b| Some(n << 4 | char::from(*b).to_digit(16)?))
 }
 
 /// Splits `GUID (NAME)`: 36 bytes of GUID, then ` (`, and the single last `)`
@@ -478,7 +575,9 @@ pub fn guid_and_name(value: &[u8]) -> (&[u8], Option<&[u8]>) {
     let Some((guid, rest)) = value.split_at_checked(36) else {
         return (value, None);
     };
-    let name = rest.strip_prefix(b" (").and_then(|name| name.strip_suffix(b")"));
+    let name = rest
+        .strip_prefix(b" (")
+        .and_then(|name| name.strip_suffix(b")"));
     (guid, name)
 }
 
@@ -498,22 +597,32 @@ mod tests {
         assert_eq!(line.stamp, Some(b"2026-03-14 09:26:53"));
         assert_eq!(line.kind, Kind::RequestMarker(None));
         assert_eq!(classify(b"<<< Incoming KMS request").stamp, None);
-        for not in
-            ["2026-03-14 09:26:5x: y", "2026-03-14T09:26:53: y", "2026-03-14 09:26:53:", "-001-03-14 09:26:53: y"]
-        {
+        for not in [
+            "2026-03-14 09:26:5x: y",
+            "2026-03-14T09:26:53: y",
+            "2026-03-14 09:26:53:",
+            "-001-03-14 09:26:53: y",
+        ] {
             assert_eq!(classify(not.as_bytes()).stamp, None, "{not}");
         }
     }
 
     #[test]
     fn connections_name_their_peer() {
-        let Kind::Accepted(v4) = kind_of("IPv4 connection accepted: 192.0.2.15:49731.") else { panic!() };
+        let Kind::Accepted(v4) = kind_of("IPv4 connection accepted: 192.0.2.15:49731.") else {
+            panic!()
+        };
         assert_eq!(
             (v4.text, v4.address, v4.port, v4.mark),
             (&b"192.0.2.15:49731"[..], &b"192.0.2.15"[..], 49731, None)
         );
-        let Kind::Closed(v6) = kind_of("IPv6 connection closed: [fe80::5%eth0]:1. [c=17]") else { panic!() };
-        assert_eq!((v6.address, v6.port, v6.mark), (&b"fe80::5%eth0"[..], 1, Some(Mark(17))));
+        let Kind::Closed(v6) = kind_of("IPv6 connection closed: [fe80::5%eth0]:1. [c=17]") else {
+            panic!()
+        };
+        assert_eq!(
+            (v6.address, v6.port, v6.mark),
+            (&b"fe80::5%eth0"[..], 1, Some(Mark(17)))
+        );
         for not in [
             "IPv4 connection accepted: 192.0.2.15:49731",
             "IPv4 connection accepted: 192.0.2.15:65536.",
@@ -541,13 +650,19 @@ mod tests {
 
     #[test]
     fn marks_follow_the_markers() {
-        assert_eq!(kind_of("<<< Incoming KMS request [c=3]"), Kind::RequestMarker(Some(Mark(3))));
+        assert_eq!(
+            kind_of("<<< Incoming KMS request [c=3]"),
+            Kind::RequestMarker(Some(Mark(3)))
+        );
         assert_eq!(kind_of("<<< Incoming KMS request x"), Kind::Unrecognised);
         assert_eq!(
             kind_of(">>> Sending response, ePID source = /etc/v [c=x] [c=18446744073]"),
             Kind::ResponseMarker(Some(Mark(18_446_744_073)))
         );
-        assert_eq!(kind_of(">>> Sending response, ePID source = command line"), Kind::ResponseMarker(None));
+        assert_eq!(
+            kind_of(">>> Sending response, ePID source = command line"),
+            Kind::ResponseMarker(None)
+        );
         assert_eq!(kind_of(">>> Sending response"), Kind::Unrecognised);
     }
 
@@ -555,10 +670,18 @@ mod tests {
     fn quiet_lines() {
         assert_eq!(
             kind_of("KMS v6.0 request from PC1 for Windows 7 Professional"),
-            Kind::QuietRequest { protocol: b"6.0", rest: b"PC1 for Windows 7 Professional" }
+            Kind::QuietRequest {
+                protocol: b"6.0",
+                rest: b"PC1 for Windows 7 Professional"
+            }
         );
         assert_eq!(kind_of("KMS v6.0. request from PC1"), Kind::Unrecognised);
-        assert_eq!(kind_of("Sending ePID (/etc/a): b): 06401-00206"), Kind::QuietResponse { epid: b"06401-00206" });
+        assert_eq!(
+            kind_of("Sending ePID (/etc/a): b): 06401-00206"),
+            Kind::QuietResponse {
+                epid: b"06401-00206"
+            }
+        );
     }
 
     #[test]
@@ -569,26 +692,58 @@ mod tests {
                 0x8007_000D,
                 "Rejecting request with more than 1000 minimum clients",
             ),
-            ("Refusing unknown product (0xC004F042)", 0xC004_F042, "Refusing unknown product"),
-            ("Refusing unknown product", 0xC004_F042, "Refusing unknown product"),
+            (
+                "Refusing unknown product (0xC004F042)",
+                0xC004_F042,
+                "Refusing unknown product",
+            ),
+            (
+                "Refusing unknown product",
+                0xC004_F042,
+                "Refusing unknown product",
+            ),
             (
                 "Client time differs more than 4 hours from system time.",
                 0xC004_F06C,
                 "Client time differs more than 4 hours from system time",
             ),
-            ("Rejecting more than 671 clients (0xC004D104)", 0xC004_D104, "Rejecting more than 671 clients"),
-            ("Lab seal missing (0x8007000D)", 0x8007_000D, "Lab seal missing"),
+            (
+                "Rejecting more than 671 clients (0xC004D104)",
+                0xC004_D104,
+                "Rejecting more than 671 clients",
+            ),
+            (
+                "Lab seal missing (0x8007000D)",
+                0x8007_000D,
+                "Lab seal missing",
+            ),
         ] {
-            assert_eq!(kind_of(line), Kind::Refusal { reason: reason.as_bytes(), hresult: code }, "{line}");
+            assert_eq!(
+                kind_of(line),
+                Kind::Refusal {
+                    reason: reason.as_bytes(),
+                    hresult: code
+                },
+                "{line}"
+            );
         }
-        assert_eq!(kind_of("Refusing unknown product of EVIL"), Kind::Unrecognised);
+        assert_eq!(
+            kind_of("Refusing unknown product of EVIL"),
+            Kind::Unrecognised
+        );
         assert_eq!(
             kind_of("Fatal: KMSv7.0 unsupported"),
-            Kind::Unsupported { protocol: b"7.0", reason: b"KMSv7.0 unsupported" }
+            Kind::Unsupported {
+                protocol: b"7.0",
+                reason: b"KMSv7.0 unsupported"
+            }
         );
         assert_eq!(
             kind_of("Fatal: KMSv7 unsupported"),
-            Kind::Unsupported { protocol: b"7", reason: b"KMSv7 unsupported" }
+            Kind::Unsupported {
+                protocol: b"7",
+                reason: b"KMSv7 unsupported"
+            }
         );
     }
 
@@ -596,13 +751,24 @@ mod tests {
     fn the_relay_says_what_became_of_a_request() {
         assert_eq!(
             kind_of("Relayed request: v6.0, protected, outcome answered"),
-            Kind::Relayed { protocol: b"6.0", refused: None, mark: None }
+            Kind::Relayed {
+                protocol: b"6.0",
+                refused: None,
+                mark: None
+            }
         );
         assert_eq!(
             kind_of("Relayed request: v4.0, protected, outcome refused 0xC004F042 [c=9]"),
-            Kind::Relayed { protocol: b"4.0", refused: Some(0xC004_F042), mark: Some(Mark(9)) }
+            Kind::Relayed {
+                protocol: b"4.0",
+                refused: Some(0xC004_F042),
+                mark: Some(Mark(9))
+            }
         );
-        assert_eq!(kind_of("Relayed request: v6.0, protected, outcome maybe"), Kind::Unrecognised);
+        assert_eq!(
+            kind_of("Relayed request: v6.0, protected, outcome maybe"),
+            Kind::Unrecognised
+        );
     }
 
     #[test]
@@ -616,9 +782,18 @@ mod tests {
         ] {
             assert_eq!(kind_of(line), Kind::Lifecycle, "{line}");
         }
-        assert_eq!(kind_of("vlmcsd private build started successfully"), Kind::Started);
-        assert_eq!(kind_of("vlmcsd svn1113, built 2020-03-30 10:00:00 UTC was shutdown"), Kind::Stopped);
-        assert_eq!(kind_of("Warning: Child killed/crashed by Terminated"), Kind::ChildCrashed);
+        assert_eq!(
+            kind_of("vlmcsd private build started successfully"),
+            Kind::Started
+        );
+        assert_eq!(
+            kind_of("vlmcsd svn1113, built 2020-03-30 10:00:00 UTC was shutdown"),
+            Kind::Stopped
+        );
+        assert_eq!(
+            kind_of("Warning: Child killed/crashed by Terminated"),
+            Kind::ChildCrashed
+        );
         for line in [
             "Warning: OpNum should be 0 but is 1.",
             "Fatal: Too many open files",
@@ -627,9 +802,18 @@ mod tests {
         ] {
             assert_eq!(kind_of(line), Kind::Warning, "{line}");
         }
-        assert_eq!(kind_of("RPC connection accepted: Unknown IP"), Kind::RpcAccepted(None));
-        assert_eq!(kind_of("RPC connection accepted: 192.0.2.1"), Kind::RpcAccepted(Some(b"192.0.2.1")));
-        assert_eq!(kind_of("Client with public IP address rejected"), Kind::PublicRejected);
+        assert_eq!(
+            kind_of("RPC connection accepted: Unknown IP"),
+            Kind::RpcAccepted(None)
+        );
+        assert_eq!(
+            kind_of("RPC connection accepted: 192.0.2.1"),
+            Kind::RpcAccepted(Some(b"192.0.2.1"))
+        );
+        assert_eq!(
+            kind_of("Client with public IP address rejected"),
+            Kind::PublicRejected
+        );
     }
 
     #[test]
