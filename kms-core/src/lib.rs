@@ -1,1 +1,12 @@
-//! KMS protocol library.
+//! The KMS protocol's vocabulary, without an async runtime: what products are
+//! called ([`catalog`]), what a client says of its own licence ([`license`]),
+//! what a host answers when it refuses ([`hresult`]), and how to show text that
+//! a client wrote ([`text`]).
+//!
+//! Nothing here reads a clock, a file or a socket, and nothing is set up at run
+//! time: the tables are constants.
+
+pub mod catalog;
+pub mod hresult;
+pub mod license;
+pub mod text;
