@@ -1,5 +1,6 @@
 //! `kms-notifier`: follows a KMS server's log and tells what happened.
 
+pub mod assembler;
 pub mod event;
 pub mod line;
 pub mod source;

@@ -23,7 +23,11 @@ impl Clock {
     /// A clock for a server that stamps in `zone`.
     #[must_use]
     pub fn new(zone: TimeZone) -> Self {
-        Self { zone, stamp: [0; 19], time: None }
+        Self {
+            zone,
+            stamp: [0; 19],
+            time: None,
+        }
     }
 
     /// The moment of a server's stamp; `None` if there is no such date.
@@ -70,15 +74,47 @@ impl Clock {
                 }
             }
         };
-        Some(EventTime { at: offset.to_timestamp(date).ok()?, offset })
+        Some(EventTime {
+            at: offset.to_timestamp(date).ok()?,
+            offset,
+        })
     }
 }
 
 fn parse(stamp: &[u8; 19]) -> Option<DateTime> {
-    let [y0, y1, y2, y3, _, m0, m1, _, d0, d1, _, h0, h1, _, n0, n1, _, s0, s1] = *stamp;
+    let [
+        y0,
+        y1,
+        y2,
+        y3,
+        _,
+        m0,
+        m1,
+        _,
+        d0,
+        d1,
+        _,
+        h0,
+        h1,
+        _,
+        n0,
+        n1,
+        _,
+        s0,
+        s1,
+    ] = *stamp;
     let two = |a: u8, b: u8| i8::try_from((a.wrapping_sub(b'0')) * 10 + b.wrapping_sub(b'0')).ok();
     let year = i16::from(two(y0, y1)?) * 100 + i16::from(two(y2, y3)?);
-    DateTime::new(year, two(m0, m1)?, two(d0, d1)?, two(h0, h1)?, two(n0, n1)?, two(s0, s1)?, 0).ok()
+    DateTime::new(
+        year,
+        two(m0, m1)?,
+        two(d0, d1)?,
+        two(h0, h1)?,
+        two(n0, n1)?,
+        two(s0, s1)?,
+        0,
+    )
+    .ok()
 }
 
 #[cfg(test)]
@@ -90,13 +126,21 @@ mod tests {
     }
 
     fn read(clock: &mut Clock, stamp: &str) -> String {
-        clock.server(stamp.as_bytes().try_into().expect("19 bytes")).map_or_else(|| "-".into(), |time| time.to_string())
+        clock
+            .server(stamp.as_bytes().try_into().expect("19 bytes"))
+            .map_or_else(|| "-".into(), |time| time.to_string())
     }
 
     #[test]
     fn stamps_are_read_in_the_zone() {
-        assert_eq!(read(&mut clock("UTC"), "2026-11-20 21:19:06"), "2026-11-20T21:19:06+00:00");
-        assert_eq!(read(&mut clock("Europe/Berlin"), "2026-07-01 12:00:00"), "2026-07-01T12:00:00+02:00");
+        assert_eq!(
+            read(&mut clock("UTC"), "2026-11-20 21:19:06"),
+            "2026-11-20T21:19:06+00:00"
+        );
+        assert_eq!(
+            read(&mut clock("Europe/Berlin"), "2026-07-01 12:00:00"),
+            "2026-07-01T12:00:00+02:00"
+        );
         assert_eq!(read(&mut clock("UTC"), "2026-02-30 12:00:00"), "-");
         assert_eq!(read(&mut clock("UTC"), "2026-02-20 24:00:00"), "-");
     }
@@ -104,23 +148,54 @@ mod tests {
     #[test]
     fn a_repeated_hour_is_read_forwards() {
         let mut clock = clock("Europe/Berlin");
-        assert_eq!(read(&mut clock, "2026-10-25 02:59:59"), "2026-10-25T02:59:59+02:00");
+        assert_eq!(
+            read(&mut clock, "2026-10-25 02:59:59"),
+            "2026-10-25T02:59:59+02:00"
+        );
         // A neighbour that is a second out of order is still in the first pass …
-        assert_eq!(read(&mut clock, "2026-10-25 02:59:58"), "2026-10-25T02:59:58+02:00");
+        assert_eq!(
+            read(&mut clock, "2026-10-25 02:59:58"),
+            "2026-10-25T02:59:58+02:00"
+        );
         // … and an hour back is the second one.
-        assert_eq!(read(&mut clock, "2026-10-25 02:00:00"), "2026-10-25T02:00:00+01:00");
-        assert_eq!(read(&mut clock, "2026-10-25 02:30:00"), "2026-10-25T02:30:00+01:00");
+        assert_eq!(
+            read(&mut clock, "2026-10-25 02:00:00"),
+            "2026-10-25T02:00:00+01:00"
+        );
+        assert_eq!(
+            read(&mut clock, "2026-10-25 02:30:00"),
+            "2026-10-25T02:30:00+01:00"
+        );
     }
 
     #[test]
     fn a_stamp_without_a_year_takes_it_from_the_file() {
         let mut clock = clock("UTC");
         let modified: Timestamp = "2027-01-01T00:10:00Z".parse().expect("a time");
-        let mut at = |text: &str| clock.yearless(text.parse().expect("a date"), modified).map(|t| t.at.to_string());
-        assert_eq!(at("2000-12-31T23:59:00").as_deref(), Some("2026-12-31T23:59:00Z"));
-        assert_eq!(at("2000-01-01T00:05:00").as_deref(), Some("2027-01-01T00:05:00Z"));
-        assert_eq!(at("2000-01-02T00:05:00").as_deref(), Some("2027-01-02T00:05:00Z"));
-        assert_eq!(at("2000-01-03T00:05:00").as_deref(), Some("2026-01-03T00:05:00Z"));
-        assert_eq!(at("2000-02-29T00:05:00").as_deref(), Some("2024-02-29T00:05:00Z"));
+        let mut at = |text: &str| {
+            clock
+                .yearless(text.parse().expect("a date"), modified)
+                .map(|t| t.at.to_string())
+        };
+        assert_eq!(
+            at("2000-12-31T23:59:00").as_deref(),
+            Some("2026-12-31T23:59:00Z")
+        );
+        assert_eq!(
+            at("2000-01-01T00:05:00").as_deref(),
+            Some("2027-01-01T00:05:00Z")
+        );
+        assert_eq!(
+            at("2000-01-02T00:05:00").as_deref(),
+            Some("2027-01-02T00:05:00Z")
+        );
+        assert_eq!(
+            at("2000-01-03T00:05:00").as_deref(),
+            Some("2026-01-03T00:05:00Z")
+        );
+        assert_eq!(
+            at("2000-02-29T00:05:00").as_deref(),
+            Some("2024-02-29T00:05:00Z")
+        );
     }
 }

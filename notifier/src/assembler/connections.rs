@@ -27,11 +27,11 @@ pub(super) type Tick = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Machine(pub(super) u64);
 
-/// A machine that a connection spoke for, and whether that is sure.
+/// A machine that a connection spoke for, and the share of belief in that.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Speaker {
     pub(super) machine: Machine,
-    pub(super) sure: bool,
+    pub(super) share: f64,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,14 @@ impl Connections {
             self.forget(old);
         }
         while self.open >= MAX_OPEN {
-            let Some(oldest) = self.all.values().find(|c| c.closed.is_none()).map(|c| c.accepted) else { break };
+            let Some(oldest) = self
+                .all
+                .values()
+                .find(|c| c.closed.is_none())
+                .map(|c| c.accepted)
+            else {
+                break;
+            };
             self.forget(oldest);
             self.evicted += 1;
         }
@@ -194,7 +201,10 @@ impl Connections {
 
     /// A closed line came for a connection whose accepted line was suspect: it was real.
     pub(super) fn confirm(&mut self, peer: &Endpoint<'_>) -> Option<Seen> {
-        let at = self.suspects.iter().rposition(|(name, _)| **name == *peer.text)?;
+        let at = self
+            .suspects
+            .iter()
+            .rposition(|(name, _)| **name == *peer.text)?;
         Some(self.suspects.remove(at).1)
     }
 
@@ -205,12 +215,22 @@ impl Connections {
 
     /// Forgets what has been silent for so long that it cannot matter.
     pub(super) fn age(&mut self, now: Timestamp) -> Vec<Connection> {
-        self.suspects.retain(|(_, seen)| seen.time.is_some_and(|time| now.duration_since(time.at) < LIFE));
+        self.suspects.retain(|(_, seen)| {
+            seen.time
+                .is_some_and(|time| now.duration_since(time.at) < LIFE)
+        });
         let old: Vec<Tick> = self
             .all
             .values()
-            .filter(|c| c.closed.is_none() && c.active.is_some_and(|at| now.duration_since(at) > LIFE))
-            .filter(|c| c.stale || c.rpc || c.suspect_close || now.duration_since(c.active.unwrap_or(now)) > LIFE * 100)
+            .filter(|c| {
+                c.closed.is_none() && c.active.is_some_and(|at| now.duration_since(at) > LIFE)
+            })
+            .filter(|c| {
+                c.stale
+                    || c.rpc
+                    || c.suspect_close
+                    || now.duration_since(c.active.unwrap_or(now)) > LIFE * 100
+            })
             .map(|c| c.accepted)
             .collect();
         old.into_iter().filter_map(|id| self.forget(id)).collect()
@@ -256,7 +276,9 @@ impl<'a> From<&Endpoint<'a>> for Peer<'a> {
 
 /// An address as printed: the scope id apart, IPv4-mapped IPv6 made canonical.
 fn address(text: &[u8]) -> (Option<IpAddr>, Option<Box<str>>) {
-    let Ok(text) = std::str::from_utf8(text) else { return (None, None) };
+    let Ok(text) = std::str::from_utf8(text) else {
+        return (None, None);
+    };
     let (text, zone) = match text.split_once('%') {
         Some((text, zone)) => (text, Some(zone)),
         None => (text, None),
@@ -284,7 +306,10 @@ mod tests {
     fn addresses_lose_their_scope_and_their_mapping() {
         let ip = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
         assert_eq!(address(b"::ffff:192.0.2.15"), (ip("192.0.2.15"), None));
-        assert_eq!(address(b"fe80::1%eth0"), (ip("fe80::1"), Some("eth0".into())));
+        assert_eq!(
+            address(b"fe80::1%eth0"),
+            (ip("fe80::1"), Some("eth0".into()))
+        );
         assert_eq!(address(b"999.0.2.15"), (None, None));
         assert_eq!(address(b"\xff"), (None, None));
     }
@@ -301,7 +326,11 @@ mod tests {
             ("fe80::1", false),
             ("fd00::1", false),
         ] {
-            assert_eq!(is_public(text.parse().expect("an address")), public, "{text}");
+            assert_eq!(
+                is_public(text.parse().expect("an address")),
+                public,
+                "{text}"
+            );
         }
     }
 }

@@ -1,0 +1,494 @@
+//! Request and response blocks that are being written, line by line.
+//!
+//! Blocks of concurrent clients interleave, and their lines carry no name
+//! (kms-wire.md 7.10). One state machine runs for every block, waiting for its
+//! next label; the writer of the last line goes on writing, and a response's
+//! client machine id says which request it answers.
+
+use kms_core::license::Status;
+use kms_core::text::clean;
+use uuid::Uuid;
+
+use super::Seen;
+use super::connections::Tick;
+use crate::event::Request;
+use crate::line::{Label, Mark, guid_and_name, number};
+
+/// Blocks open at once at most; the oldest is given up.
+const MAX_OPEN: usize = 256;
+
+/// A workstation name has 64 UTF-16 units, 65 with vlmcsd's quirks (kms-wire.md 8.4).
+pub(super) const NAME_UNITS: usize = 65;
+
+/// Characters kept of a name that comes from the server's data file.
+const MAX_NAME: usize = 128;
+
+/// The lines of a request block, in order (kms-wire.md 7.5).
+const ASKING: [Label; 12] = [
+    Label::Protocol,
+    Label::VirtualMachine,
+    Label::Status,
+    Label::Remaining,
+    Label::Application,
+    Label::Activation,
+    Label::KmsCounted,
+    Label::ClientMachine,
+    Label::PreviousClientMachine,
+    Label::ClientTime,
+    Label::Workstation,
+    Label::MinClients,
+];
+
+/// The lines of a response block, in order; V4 and V5 have no hardware id (7.6).
+const ANSWERING: [Label; 8] = [
+    Label::Protocol,
+    Label::Epid,
+    Label::HardwareId,
+    Label::ClientMachine,
+    Label::ClientTime,
+    Label::ActiveClients,
+    Label::RenewalInterval,
+    Label::ActivationInterval,
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The request block is being written; the label with this index is next.
+    Asking(usize),
+    /// The request block is whole; a response or a refusal is next.
+    Waiting,
+    /// The response block is being written; the label with this index is next.
+    Answering(usize),
+}
+
+/// One request, from its marker to its answer.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) begin: Tick,
+    pub(super) seen: Seen,
+    pub(super) mark: Option<Mark>,
+    pub(super) stage: Stage,
+    pub(super) request: Request,
+    /// The workstation name as logged, line feeds included.
+    pub(super) name: Vec<u8>,
+    pub(super) epid: Option<Box<str>>,
+    pub(super) active_clients: Option<u32>,
+    /// Its marker may be forged, and no line has proved it yet.
+    pub(super) suspect: bool,
+    /// The line it took last may be forged: the same label may come once more.
+    pub(super) last_suspect: bool,
+    /// A refusal that may be forged, kept in case no answer comes.
+    pub(super) suspect_refusal: Option<(Box<str>, u32)>,
+    /// When it last took a line, in lines of the log.
+    touched: u64,
+}
+
+impl Block {
+    /// The next label it waits for, and whether `label` would be it.
+    fn expects(&self, label: Label) -> bool {
+        match self.stage {
+            Stage::Asking(next) => ASKING.get(next) == Some(&label),
+            Stage::Waiting => false,
+            Stage::Answering(next) => {
+                ANSWERING.get(next) == Some(&label)
+                    || (ANSWERING.get(next) == Some(&Label::HardwareId)
+                        && label == Label::ClientMachine)
+            }
+        }
+    }
+
+    /// Whether `label` is the line it took last and may have been forged.
+    fn repeats(&self, label: Label) -> bool {
+        let last = match self.stage {
+            Stage::Asking(next) => next.checked_sub(1).and_then(|last| ASKING.get(last)),
+            Stage::Waiting => ASKING.last(),
+            Stage::Answering(_) => None,
+        };
+        self.last_suspect && last == Some(&label)
+    }
+
+    /// Whether `label` is further down in what it is writing: lines were lost,
+    /// or one of them was taken for a forgery.
+    fn reaches(&self, label: Label) -> bool {
+        match self.stage {
+            Stage::Asking(next) => ASKING.iter().skip(next).any(|expected| *expected == label),
+            // Its response marker was lost or suspect.
+            Stage::Waiting => ANSWERING.contains(&label) && label >= Label::Epid,
+            Stage::Answering(next) => ANSWERING
+                .iter()
+                .skip(next)
+                .any(|expected| *expected == label),
+        }
+    }
+
+    /// Takes a line of its own; says whether its request is answered by it.
+    fn take(&mut self, label: Label, value: &[u8], suspect: bool) -> bool {
+        self.last_suspect = suspect;
+        self.suspect &= suspect;
+        let answering = matches!(self.stage, Stage::Answering(_)) || label >= Label::Epid;
+        if answering && self.stage == Stage::Waiting {
+            self.stage = Stage::Answering(0);
+        }
+        let index = |labels: &[Label]| labels.iter().position(|known| *known == label);
+        match self.stage {
+            Stage::Asking(_) | Stage::Waiting => {
+                set_request(&mut self.request, &mut self.name, label, value);
+                if let Some(at) = index(&ASKING) {
+                    let whole = at + 1 == ASKING.len();
+                    self.stage = if whole {
+                        Stage::Waiting
+                    } else {
+                        Stage::Asking(at + 1)
+                    };
+                }
+            }
+            Stage::Answering(_) => {
+                match label {
+                    Label::Epid => self.epid = Some(clean(value, MAX_NAME).into()),
+                    Label::ActiveClients => {
+                        self.active_clients = number(value).and_then(|n| u32::try_from(n).ok());
+                    }
+                    _ => {}
+                }
+                if let Some(at) = index(&ANSWERING) {
+                    self.stage = Stage::Answering(at + 1);
+                    return at + 1 == ANSWERING.len();
+                }
+            }
+        }
+        false
+    }
+}
+
+/// What became of a block line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// No open block waits for it.
+    Orphan,
+    /// This block took it.
+    Line(Tick),
+    /// This block took it, and its request is answered.
+    Answered(Tick),
+}
+
+/// The open blocks, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Blocks {
+    open: Vec<Block>,
+    /// The block that wrote the last line, if the last line was a block's.
+    writer: Option<Tick>,
+    lines: u64,
+    pub(super) evicted: u64,
+}
+
+impl Blocks {
+    /// Opens a block. Returns one that had to be given up for it.
+    pub(super) fn begin(
+        &mut self,
+        begin: Tick,
+        seen: Seen,
+        mark: Option<Mark>,
+        suspect: bool,
+    ) -> Option<Block> {
+        self.lines += 1;
+        let given_up = (self.open.len() >= MAX_OPEN).then(|| self.open.remove(0));
+        self.evicted += u64::from(given_up.is_some());
+        if !suspect {
+            self.writer = Some(begin);
+        }
+        self.open.push(Block {
+            begin,
+            seen,
+            mark,
+            stage: Stage::Asking(0),
+            request: Request::default(),
+            name: Vec::new(),
+            epid: None,
+            active_clients: None,
+            suspect,
+            last_suspect: false,
+            suspect_refusal: None,
+            touched: self.lines,
+        });
+        given_up
+    }
+
+    pub(super) fn get_mut(&mut self, begin: Tick) -> Option<&mut Block> {
+        self.open.iter_mut().find(|block| block.begin == begin)
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Block> {
+        self.open.iter()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    pub(super) fn remove(&mut self, begin: Tick) -> Option<Block> {
+        let at = self.open.iter().position(|block| block.begin == begin)?;
+        Some(self.open.remove(at))
+    }
+
+    /// Gives a line to the block that waits for it. A suspect line goes only to
+    /// a block that waits for just it, and never to `not`, the block whose name
+    /// the line may be part of.
+    pub(super) fn field(
+        &mut self,
+        label: Label,
+        value: &[u8],
+        pid: Option<u32>,
+        trust: Trust,
+    ) -> Taken {
+        self.lines += 1;
+        let Some(at) = self.writer_of(label, value, pid, trust) else {
+            return Taken::Orphan;
+        };
+        let suspect = trust != Trust::Real;
+        let Some(block) = self.open.get_mut(at) else {
+            return Taken::Orphan;
+        };
+        let begin = block.begin;
+        block.touched = self.lines;
+        let answered = block.take(label, value, suspect);
+        if !suspect {
+            self.writer = Some(begin);
+        }
+        if label == Label::ClientMachine {
+            self.relink(begin, value);
+        }
+        if answered {
+            Taken::Answered(begin)
+        } else {
+            Taken::Line(begin)
+        }
+    }
+
+    /// Which block a line belongs to.
+    fn writer_of(
+        &self,
+        label: Label,
+        value: &[u8],
+        pid: Option<u32>,
+        trust: Trust,
+    ) -> Option<usize> {
+        let mine = |block: &Block| pid.is_none() || block.seen.pid == pid;
+        let last = |block: &Block| self.writer == Some(block.begin);
+        let not = match trust {
+            Trust::Real => None,
+            Trust::Suspect { name_of } => Some(name_of),
+        };
+        let fits = |block: &Block| mine(block) && Some(block.begin) != not && block.expects(label);
+        // The writer of the last line goes on writing.
+        if let Some(at) = self
+            .open
+            .iter()
+            .position(|block| last(block) && fits(block))
+        {
+            return Some(at);
+        }
+        let mut fitting = self
+            .open
+            .iter()
+            .enumerate()
+            .filter(|(_, block)| fits(block));
+        if let Some((first, block)) = fitting.next() {
+            // Of several the one whose machine it names, else the one that has
+            // waited longest for its turn; a block that is only suspected, last.
+            let rank = |block: &Block| {
+                let names = label == Label::ClientMachine
+                    && matches!(block.stage, Stage::Answering(_))
+                    && block.request.client_machine_id == guid(value);
+                (!names, block.suspect, block.touched)
+            };
+            return fitting
+                .fold((first, block), |best, next| {
+                    if rank(next.1) < rank(best.1) {
+                        next
+                    } else {
+                        best
+                    }
+                })
+                .0
+                .into();
+        }
+        if not.is_some() {
+            return None;
+        }
+        let repeats = |block: &Block| mine(block) && block.repeats(label);
+        let reaches =
+            |block: &Block| mine(block) && block.reaches(label) && (last(block) || pid.is_some());
+        let only = |block: &Block| {
+            self.open.len() == 1 && mine(block) && !block.suspect && block.reaches(label)
+        };
+        self.open
+            .iter()
+            .position(repeats)
+            .or_else(|| self.open.iter().position(reaches))
+            .or_else(|| self.open.iter().position(only))
+    }
+
+    /// A response block belongs to the request with its client machine id.
+    fn relink(&mut self, begin: Tick, value: &[u8]) {
+        let id = guid(value);
+        let Some(at) = self.open.iter().position(|block| block.begin == begin) else {
+            return;
+        };
+        let wrong = |block: &Block| {
+            matches!(block.stage, Stage::Answering(_)) && block.request.client_machine_id != id
+        };
+        if !self.open.get(at).is_some_and(wrong) {
+            return;
+        }
+        let right = self.open.iter().position(|block| {
+            block.stage == Stage::Waiting && block.request.client_machine_id == id && id.is_some()
+        });
+        if let Some(right) = right
+            && let Ok([taken, asked]) = self.open.get_disjoint_mut([at, right])
+        {
+            asked.stage = std::mem::replace(&mut taken.stage, Stage::Waiting);
+            asked.epid = taken.epid.take();
+            asked.active_clients = taken.active_clients.take();
+            asked.touched = taken.touched;
+            self.writer = Some(asked.begin);
+        }
+    }
+
+    /// The request that a response marker or a refusal answers: the writer's own
+    /// if it waits, else the one that has waited longest.
+    pub(super) fn waiting(&self, pid: Option<u32>, mark: Option<Mark>) -> Option<Tick> {
+        let waits = |block: &&Block| {
+            block.stage == Stage::Waiting
+                && !block.suspect
+                && (pid.is_none() || block.seen.pid == pid)
+                && (mark.is_none() || block.mark.is_none() || block.mark == mark)
+        };
+        let mut waiting = self.open.iter().filter(waits);
+        let first = waiting.next()?;
+        let best = waiting.chain([first]).min_by_key(|block| {
+            (
+                self.writer != Some(block.begin),
+                block.mark != mark,
+                block.begin,
+            )
+        });
+        best.map(|block| block.begin)
+    }
+
+    /// Whether another block than `not` waits for this line.
+    pub(super) fn awaits(&self, label: Label, not: Tick) -> bool {
+        self.open
+            .iter()
+            .any(|block| block.begin != not && block.expects(label))
+    }
+
+    /// A response marker was written for this block.
+    pub(super) fn answer(&mut self, begin: Tick) {
+        self.lines += 1;
+        self.writer = Some(begin);
+        let lines = self.lines;
+        if let Some(block) = self.get_mut(begin) {
+            block.stage = Stage::Answering(0);
+            block.touched = lines;
+        }
+    }
+
+    /// Somebody else wrote a line.
+    pub(super) fn interrupted(&mut self) {
+        self.writer = None;
+    }
+}
+
+/// How far a line can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// The server wrote it.
+    Real,
+    /// It may be part of the workstation name of this block.
+    Suspect {
+        /// The block whose name it may belong to.
+        name_of: Tick,
+    },
+}
+
+fn guid(value: &[u8]) -> Option<Uuid> {
+    Uuid::try_parse_ascii(value.get(..36)?).ok()
+}
+
+/// A name out of `GUID (NAME)`; `Unknown` and nothing are the catalogue's to resolve.
+fn guid_and_known_name(value: &[u8]) -> (Option<Uuid>, Option<Box<str>>) {
+    let (id, name) = guid_and_name(value);
+    let name = name.filter(|name| !name.is_empty() && *name != b"Unknown");
+    (guid(id), name.map(|name| clean(name, MAX_NAME).into()))
+}
+
+fn set_request(request: &mut Request, name: &mut Vec<u8>, label: Label, value: &[u8]) {
+    match label {
+        Label::Protocol => request.protocol = Some(clean(value, 11).into()),
+        Label::VirtualMachine => {
+            request.virtual_machine = match value {
+                b"Yes" => Some(true),
+                b"No" => Some(false),
+                _ => None,
+            };
+        }
+        Label::Status => {
+            let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+            let code = number(digits).and_then(|code| u32::try_from(code).ok());
+            request.status_code = code;
+            request.status = Some(code.map_or(Status::Unknown, Status::from_code).name());
+        }
+        Label::Remaining => {
+            let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+            request.remaining_minutes = std::str::from_utf8(digits)
+                .ok()
+                .and_then(|digits| digits.parse().ok());
+        }
+        Label::Application => {
+            let (id, known) = guid_and_known_name(value);
+            request.application = known.or_else(|| {
+                id.and_then(kms_core::catalog::application)
+                    .map(|group| group.name.into())
+            });
+        }
+        Label::Activation => (request.activation_id, request.product) = guid_and_known_name(value),
+        Label::KmsCounted => {
+            let (id, known) = guid_and_known_name(value);
+            request.kms_counted_id = id;
+            resolve_product(request, known);
+        }
+        Label::ClientMachine => request.client_machine_id = guid(value),
+        Label::PreviousClientMachine => {
+            request.previous_client_machine_id = guid(value).filter(|id| !id.is_nil());
+        }
+        Label::ClientTime => request.client_time = Some(clean(value, 32).into()),
+        Label::Workstation => {
+            name.clear();
+            // Bytes of 65 units in UTF-8 at most; a mangled file may have more.
+            name.extend(value.iter().take(NAME_UNITS * 4));
+        }
+        Label::MinClients => {
+            request.min_clients = number(value).and_then(|n| u32::try_from(n).ok());
+        }
+        _ => {}
+    }
+}
+
+/// A product that the server did not know: by its activation id, else what the
+/// server or the catalogue calls its KMS-counted class, else its application.
+pub(super) fn resolve_product(request: &mut Request, class: Option<Box<str>>) {
+    if request.product.is_some() {
+        return;
+    }
+    let by_id = request.activation_id.and_then(kms_core::catalog::product);
+    let by_class = || {
+        let group = request
+            .kms_counted_id
+            .and_then(kms_core::catalog::kms_counted);
+        class.or_else(|| group.map(|group| group.name.into()))
+    };
+    request.product = by_id
+        .map(|product| product.name.into())
+        .or_else(by_class)
+        .or_else(|| request.application.clone());
+}
