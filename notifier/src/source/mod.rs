@@ -1,4 +1,25 @@
 //! Edges that bring bytes in: files that grow, standard input, a child process.
+//!
+//! A log's thread drives one source and hands every line on, borrowed, to a
+//! [`LineHandler`]. [`tail::Tail`] follows a file and is polled; [`stream::Stream`]
+//! is fed the chunks that a reader thread sends. Both cut lines with
+//! [`splitter::LineSplitter`], and both wait on [`wake::Wake`] when there is
+//! nothing to do. What a container runtime or a syslog daemon wrapped around a
+//! line is taken off by [`container::Unwrapper`].
+
+pub mod child;
+pub mod container;
+pub mod splitter;
+pub mod stream;
+mod syslog;
+pub mod tail;
+pub mod wake;
+
+use std::io;
+use std::time::SystemTime;
+
+/// How many bytes of a line are kept unless configured otherwise.
+pub const DEFAULT_MAX_LINE: usize = 64 * 1024;
 
 /// One line as it stands in its file, without its LF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,4 +39,100 @@ pub enum Rotation {
     Rename,
     /// The same file starts over (copytruncate).
     Truncate,
+}
+
+/// What takes the lines of one log.
+///
+/// Every incarnation of the file is a *generation* with a number of its own:
+/// after a rename two of them give lines for a while. A generation's calls are
+/// `opened`, any number of `line`, `closed`; those of two generations may
+/// interleave, but what an older one still holds comes before a newer one's lines.
+pub trait LineHandler {
+    /// The lines of a generation begin.
+    fn opened(&mut self, opened: Opened<'_>);
+    /// One line of an opened generation.
+    fn line(&mut self, generation: u32, line: RawLine<'_>);
+    /// No more lines of this generation.
+    fn closed(&mut self, closed: Closed);
+    /// The log was rotated; the generation that begins is told by `opened`.
+    fn rotated(&mut self, kind: Rotation);
+    /// Something an operator wants to know; each once, until it is over.
+    fn notice(&mut self, notice: Notice<'_>);
+}
+
+/// A generation whose lines begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened<'a> {
+    /// Its number, counted up from 0 in each log.
+    pub generation: u32,
+    /// Offset in bytes of the first line that will be handed over.
+    pub start: u64,
+    /// The file's first complete line, without LF and at most as long as the
+    /// line bound. Always there when `start > 0`; when `start` is 0 it is the
+    /// first line that will be handed over.
+    pub head: Option<&'a [u8]>,
+    /// When the file was last changed, if the file system tells.
+    pub modified: Option<SystemTime>,
+}
+
+/// A generation that gives no more lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Its number.
+    pub generation: u32,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// Offset in bytes after the last line handed over.
+    pub position: u64,
+    /// Whether that last line had no LF and was handed over as it stood.
+    pub unterminated: bool,
+    /// Bytes that were there and were not handed over as a line.
+    pub lost: u64,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// It was rotated away and nobody wrote to it any more.
+    Silent,
+    /// Its file starts over; a partial line is `lost`.
+    StartedOver,
+    /// Too many rotated files were open and it was the oldest; what it still
+    /// held is `lost`.
+    Displaced,
+    /// The stream ended.
+    End,
+}
+
+/// What an operator wants to know of a source.
+#[derive(Debug)]
+pub enum Notice<'a> {
+    /// The path has no file (yet, or any more).
+    Missing,
+    /// The path has a file that cannot be opened; it is tried again.
+    Unreadable(&'a tail::TailError),
+    /// Reading an open file or stream failed; a file is tried again.
+    ReadFailed {
+        /// Whose reading failed.
+        generation: u32,
+        /// Why.
+        error: &'a io::Error,
+    },
+}
+
+/// What one step of a source did, and how things stand after it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read in this step.
+    pub read: u64,
+    /// Nothing more to read now: wait before the next step.
+    pub at_end: bool,
+    /// Bytes that are in the open files and not read yet.
+    pub lag: u64,
+    /// The path has no readable file.
+    pub waiting_for_file: bool,
+    /// A rotated file is being waited out: step again soon.
+    pub settling: bool,
+    /// The stream is over and everything was handed over; files never end.
+    pub ended: bool,
 }
