@@ -1,6 +1,8 @@
 //! `kms-notifier`: follows a KMS server's log and tells what happened.
 
 pub mod assembler;
+pub mod config;
 pub mod event;
 pub mod line;
+pub mod sink;
 pub mod source;

@@ -1,0 +1,319 @@
+//! The three places a value may come from, and which one counts: the command
+//! line beats the environment beats the file.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::Value;
+
+use super::error::{ConfigError, Origin};
+use super::raw::{RawConfig, Text, keys};
+use super::shown::Effective;
+use super::value::Setting;
+
+/// Reads one environment variable.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// What `--config` is called in the environment; a file cannot name itself.
+const CONFIG_VARIABLE: &str = "KMS_NOTIFIER_CONFIG";
+
+/// Longest configuration file in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Further names of variables: the ancestor's, and those of the short flags.
+const OTHER_VARIABLES: [(&str, &str); 8] = [
+    ("log", "VLMCSD_LOG"),
+    ("slack-webhook-url", "SLACK_WEBHOOK_URL"),
+    ("slack-webhook-url-file", "SLACK_WEBHOOK_URL_FILE"),
+    ("slack-channel", "SLACK_CHANNEL"),
+    ("dedup-window", "DEDUP_WINDOW_SECONDS"),
+    ("metrics-port", "METRICS_PORT"),
+    ("input-format", "KMS_NOTIFIER_FORMAT"),
+    ("classes", "KMS_NOTIFIER_CLASS"),
+];
+
+/// The same for keys of the file: the flags `--format` and `--class`.
+const OTHER_KEYS: [(&str, &str); 2] = [("input-format", "format"), ("classes", "class")];
+
+/// A place; an earlier one beats a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(super) enum Layer {
+    CommandLine,
+    Environment,
+    File,
+}
+
+pub(super) const LAYERS: [Layer; 3] = [Layer::CommandLine, Layer::Environment, Layer::File];
+
+/// All that was said anywhere, and what was made of it so far.
+pub(super) struct Layers {
+    command_line: RawConfig,
+    environment: RawConfig,
+    /// Which variable gave a key.
+    variables: BTreeMap<String, Arc<str>>,
+    file: RawConfig,
+    path: Arc<Path>,
+    /// For `check-config`: filled as values are taken.
+    pub(super) effective: Effective,
+    /// What is odd and does not stop anything.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Layers {
+    /// Gathers the environment and the file beside what the command line said.
+    pub(super) fn gather(
+        command_line: RawConfig,
+        config_file: Option<&Path>,
+        env: Environment<'_>,
+    ) -> Result<Self, ConfigError> {
+        let mut warnings = Vec::new();
+        let (environment, variables) = from_environment(env, &mut warnings)?;
+        let variable = env(CONFIG_VARIABLE)
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from);
+        let (path, named_by) = match config_file {
+            Some(path) => (Some(path.to_owned()), "--config"),
+            None => (variable, CONFIG_VARIABLE),
+        };
+        let file = match &path {
+            Some(path) => from_file(path, named_by)?,
+            None => RawConfig::default(),
+        };
+        Ok(Self {
+            command_line,
+            environment,
+            variables,
+            file,
+            path: path.unwrap_or_default().into(),
+            effective: Effective::default(),
+            warnings,
+        })
+    }
+
+    pub(super) fn raw(&self, layer: Layer) -> &RawConfig {
+        match layer {
+            Layer::CommandLine => &self.command_line,
+            Layer::Environment => &self.environment,
+            Layer::File => &self.file,
+        }
+    }
+
+    pub(super) fn origin(&self, layer: Layer, key: &'static str) -> Origin {
+        match layer {
+            Layer::CommandLine => Origin::Flag(key),
+            Layer::Environment => {
+                let name = self.variables.get(key).cloned();
+                Origin::Environment(name.unwrap_or_else(|| variable(key).into()))
+            }
+            Layer::File => Origin::File {
+                key,
+                path: Arc::clone(&self.path),
+            },
+        }
+    }
+
+    /// The value that counts, as it was typed.
+    pub(super) fn pick<T: Clone>(
+        &self,
+        key: &'static str,
+        field: impl Fn(&RawConfig) -> &Option<T>,
+    ) -> Option<(T, Origin, Layer)> {
+        LAYERS.into_iter().find_map(|layer| {
+            let value = field(self.raw(layer)).clone()?;
+            Some((value, self.origin(layer, key), layer))
+        })
+    }
+
+    /// The value that counts, if any, understood and noted for `check-config`.
+    pub(super) fn optional<T: Setting>(
+        &mut self,
+        key: &'static str,
+        field: impl Fn(&RawConfig) -> &Option<Text>,
+    ) -> Result<Option<T>, ConfigError> {
+        let Some((text, origin, _)) = self.pick(key, field) else {
+            self.effective.add(key, "", Origin::Default(key));
+            return Ok(None);
+        };
+        let value = T::parse(&text).map_err(|what| ConfigError::new(&origin, what))?;
+        self.effective.add(key, value.show(), origin);
+        Ok(Some(value))
+    }
+
+    /// The value that counts, or the default.
+    pub(super) fn value<T: Setting>(
+        &mut self,
+        key: &'static str,
+        field: impl Fn(&RawConfig) -> &Option<Text>,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        let (value, origin) = match self.pick(key, field) {
+            Some((text, origin, _)) => (
+                T::parse(&text).map_err(|what| ConfigError::new(&origin, what))?,
+                origin,
+            ),
+            None => (default, Origin::Default(key)),
+        };
+        self.effective.add(key, value.show(), origin);
+        Ok(value)
+    }
+
+    /// Like [`Layers::value`], for a value that has bounds.
+    pub(super) fn bounded<T: Setting + PartialOrd>(
+        &mut self,
+        key: &'static str,
+        field: impl Fn(&RawConfig) -> &Option<Text>,
+        default: T,
+        bounds: &RangeInclusive<T>,
+    ) -> Result<T, ConfigError> {
+        let value = self.value(key, &field, default)?;
+        match self.pick(key, field) {
+            Some((_, origin, _)) if !bounds.contains(&value) => {
+                let (low, high) = (bounds.start().show(), bounds.end().show());
+                let what = format!("{} is out of bounds; give {low} to {high}", value.show());
+                Err(ConfigError::new(&origin, what))
+            }
+            _ => Ok(value),
+        }
+    }
+}
+
+/// `slack-timeout` becomes `KMS_NOTIFIER_SLACK_TIMEOUT`.
+fn variable(key: &str) -> String {
+    format!(
+        "KMS_NOTIFIER_{}",
+        key.to_ascii_uppercase().replace('-', "_")
+    )
+}
+
+fn from_environment(
+    env: Environment<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<(RawConfig, BTreeMap<String, Arc<str>>), ConfigError> {
+    let mut table = toml::Table::new();
+    let mut variables = BTreeMap::new();
+    for key in keys() {
+        let others = OTHER_VARIABLES.iter().filter(|(known, _)| *known == key);
+        let names = std::iter::once(variable(&key)).chain(others.map(|(_, name)| (*name).into()));
+        let mut chosen: Option<(Arc<str>, String)> = None;
+        for name in names {
+            let Some(value) = env(&name).filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            let value = value.into_string().map_err(|_| {
+                ConfigError::line(format_args!("{name}: is not UTF-8; give plain text"))
+            })?;
+            // Kubernetes gives every pod `<SERVICE>_PORT=tcp://…` for a Service of that name.
+            if key == "metrics-port" && value.starts_with("tcp://") {
+                warnings.push(format!(
+                    "{name} is ignored: its value (tcp://…) is what Kubernetes sets for a Service \
+                     of that name, not a port"
+                ));
+                continue;
+            }
+            match &chosen {
+                None => chosen = Some((name.into(), value)),
+                Some((winner, other)) if *other != value => warnings.push(format!(
+                    "{winner} and {name} have different values; {winner} counts, unset the other"
+                )),
+                Some(_) => {}
+            }
+        }
+        if let Some((name, value)) = chosen {
+            table.insert(key.clone(), split_list(&key, &name, value));
+            variables.insert(key, name);
+        }
+    }
+    match RawConfig::from_table(&table) {
+        Ok(raw) => Ok((raw, variables)),
+        Err((key, what)) => Err(ConfigError::line(format_args!(
+            "{}: {what}",
+            variable(&key)
+        ))),
+    }
+}
+
+/// Lists whose elements may themselves hold commas, or that one variable must
+/// hold whole. Networks are split where they are read.
+fn split_list(key: &str, name: &str, value: String) -> Value {
+    let separator = match key {
+        "classes" => ';',
+        // The ancestor's variable holds one path, commas and all.
+        "log" if name != "VLMCSD_LOG" => ',',
+        _ => return Value::String(value),
+    };
+    let parts = value
+        .split(separator)
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    Value::Array(parts.map(|part| Value::String(part.to_owned())).collect())
+}
+
+/// Reads a small text file.
+///
+/// # Errors
+/// The file system's, or that it is larger than `max` bytes or not UTF-8.
+pub(super) fn read_bounded(path: &Path, max: u64) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(max + 1).read_to_string(&mut text)?;
+    if read as u64 > max {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is larger than {max} bytes"),
+        ));
+    }
+    Ok(text)
+}
+
+fn from_file(path: &Path, named_by: &str) -> Result<RawConfig, ConfigError> {
+    let shown = path.display();
+    let text = read_bounded(path, MAX_FILE).map_err(|error| {
+        ConfigError::line(format_args!(
+            "{named_by}: cannot read {shown}: {error}; give a TOML file"
+        ))
+    })?;
+    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        // The message alone: the error's own text quotes the line, secrets and all.
+        let what = error.message().replace('\n', "; ");
+        ConfigError::line(format_args!(
+            "{named_by}: {shown} is not TOML, line {line}: {what}"
+        ))
+    })?;
+    for (key, other) in OTHER_KEYS {
+        if let Some(value) = table.remove(other)
+            && table.insert(key.to_owned(), value).is_some()
+        {
+            return Err(ConfigError::line(format_args!(
+                "{other} in {shown}: {key} is the same and is given too; give one"
+            )));
+        }
+    }
+    let keys = keys();
+    if let Some(unknown) = table.keys().find(|key| !keys.contains(key)) {
+        let likely = unknown.to_lowercase().replace('_', "-");
+        let closest = keys
+            .iter()
+            .map(|key| (strsim::jaro_winkler(key, &likely), key))
+            .max_by(|(a, _), (b, _)| a.total_cmp(b))
+            .filter(|(likeness, _)| *likeness > 0.7);
+        let hint = match closest {
+            Some((_, key)) => format!("did you mean {key}?"),
+            None => "`kms-notifier run --help` lists the keys".to_owned(),
+        };
+        let unknown = unknown.escape_debug();
+        return Err(ConfigError::line(format_args!(
+            "{unknown} in {shown}: no such key; {hint}"
+        )));
+    }
+    RawConfig::from_table(&table)
+        .map_err(|(key, what)| ConfigError::line(format_args!("{key} in {shown}: {what}")))
+}

@@ -1,0 +1,338 @@
+//! What the program is told to do: command line, environment and TOML file
+//! (docs/configuration.md).
+//!
+//! In two steps: `raw` mirrors what was typed, and [`load`] makes of it values
+//! that need no further check. Nothing is printed here and nothing but the
+//! configuration file and the webhook file is read; the environment comes in as
+//! a function.
+
+mod cli;
+mod error;
+mod layers;
+mod raw;
+mod serving;
+mod shown;
+mod value;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::tz::TimeZone;
+use tracing::level_filters::LevelFilter;
+
+use cli::{CliCommand, Common, RunArgs};
+use layers::Layers;
+use raw::{RawConfig, RawServing, Text};
+use value::Size;
+
+pub use cli::ReplayFormat;
+pub use error::{ConfigError, Origin, Stop};
+pub use layers::Environment;
+pub use raw::Secret;
+pub use serving::{Config, Input, Listen, Log, Slack};
+pub use shown::Effective;
+pub use value::{InputFormat, LogFormat, StartFrom};
+
+/// Names of classes that are always there; `external` is what no network holds.
+const POD: &str = "internal_pod";
+const NODE: &str = "cluster_node";
+const RESERVED: [&str; 4] = [POD, NODE, "external", "unknown"];
+
+/// Most classes and networks that a lookup has to go through.
+const MAX_CLASSES: usize = 32;
+const MAX_NETWORKS: usize = 1024;
+
+/// Bounds of a line's length in bytes. The lower one still holds a forged
+/// workstation name with its label, which the reading of a block must see whole.
+const MAX_LINE: std::ops::RangeInclusive<Size> = Size(1 << 10)..=Size(16 << 20);
+
+/// A month: longer, and a window is not about repeats any more.
+const DEDUP_WINDOW: std::ops::RangeInclusive<Duration> =
+    Duration::ZERO..=Duration::from_secs(31 * 24 * 3600);
+
+/// What to do, everything checked.
+#[derive(Debug)]
+pub enum Command {
+    /// Follow logs.
+    Run(Box<Config>),
+    /// Read recordings.
+    Replay(Replay),
+    /// Print [`Loaded::effective`].
+    CheckConfig(Box<Config>),
+    /// Send one message. There is a webhook.
+    TestNotify(Box<Config>),
+    /// Tell about one line.
+    Explain(Explain),
+}
+
+/// What `replay` was told.
+#[derive(Debug)]
+pub struct Replay {
+    /// Files to read; `-` is standard input. At least one.
+    pub files: Vec<PathBuf>,
+    /// Whether the files are pieces of one log, oldest first.
+    pub joined: bool,
+    /// What to print.
+    pub format: ReplayFormat,
+    /// How to read and decide.
+    pub reading: Reading,
+}
+
+/// What `explain` was told.
+#[derive(Debug)]
+pub struct Explain {
+    /// The log.
+    pub file: PathBuf,
+    /// The line's number, from 1.
+    pub line: u64,
+    /// How to read and decide.
+    pub reading: Reading,
+}
+
+/// How lines are read and what is made of them.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// How lines are wrapped.
+    pub input_format: InputFormat,
+    /// Time zone of the server's stamps.
+    pub timezone: TimeZone,
+    /// Longest line kept whole, in bytes.
+    pub max_line: usize,
+    /// Source classes and their networks, all truncated to their prefix and
+    /// IPv4-mapped ones made IPv4; no network is in two classes. What none of
+    /// them holds is `external`.
+    pub classes: Vec<(String, Vec<IpNet>)>,
+    /// How long the same client and product is not told again.
+    pub dedup_window: Duration,
+    /// Whether refused requests are posted.
+    pub post_refused: bool,
+    /// Form of the program's own log.
+    pub log_format: LogFormat,
+    /// What the program's own log holds.
+    pub log_level: LevelFilter,
+}
+
+/// A command, and what came up on the way to it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What to do.
+    pub command: Command,
+    /// What is odd and stops nothing: one line each, for the log.
+    pub warnings: Vec<String>,
+    /// What `check-config` prints.
+    pub effective: Effective,
+}
+
+/// Reads the command line (the program's name first), the environment and the
+/// configuration file.
+///
+/// # Errors
+/// [`Stop::Help`] where help or the version was asked for, [`Stop::Config`]
+/// where something is wrong.
+pub fn load(
+    args: impl IntoIterator<Item = OsString>,
+    env: Environment<'_>,
+) -> Result<Loaded, Stop> {
+    let command = cli::parse(args)?;
+    let (command, layers) = match command {
+        CliCommand::Run(args) => {
+            let (config, layers) = run(args, env)?;
+            (Command::Run(config), layers)
+        }
+        CliCommand::CheckConfig(args) => {
+            let (config, layers) = run(args, env)?;
+            (Command::CheckConfig(config), layers)
+        }
+        CliCommand::TestNotify(args) => {
+            let mut layers = gather(args.common, args.serving, env)?;
+            let config = serving::config(&mut layers, Vec::new())?;
+            config.require_webhook()?;
+            (Command::TestNotify(Box::new(config)), layers)
+        }
+        CliCommand::Replay(args) => {
+            let mut layers = gather(args.common, RawServing::default(), env)?;
+            let reading = reading(&mut layers)?;
+            let (files, joined, format) = (args.files, args.joined, args.format);
+            (
+                Command::Replay(Replay {
+                    files,
+                    joined,
+                    format,
+                    reading,
+                }),
+                layers,
+            )
+        }
+        CliCommand::Explain(args) => {
+            let mut layers = gather(args.common, RawServing::default(), env)?;
+            let reading = reading(&mut layers)?;
+            (
+                Command::Explain(Explain {
+                    file: args.file,
+                    line: args.line,
+                    reading,
+                }),
+                layers,
+            )
+        }
+    };
+    Ok(Loaded {
+        command,
+        warnings: layers.warnings,
+        effective: layers.effective,
+    })
+}
+
+fn run(args: RunArgs, env: Environment<'_>) -> Result<(Box<Config>, Layers), ConfigError> {
+    let mut layers = gather(args.common, args.serving, env)?;
+    let config = serving::config(&mut layers, args.child)?;
+    config.require_log()?;
+    Ok((Box::new(config), layers))
+}
+
+fn gather(
+    common: Common,
+    serving: RawServing,
+    env: Environment<'_>,
+) -> Result<Layers, ConfigError> {
+    let command_line = RawConfig {
+        reading: common.reading,
+        serving,
+    };
+    Layers::gather(command_line, common.config.as_deref(), env)
+}
+
+fn reading(layers: &mut Layers) -> Result<Reading, ConfigError> {
+    Ok(Reading {
+        input_format: layers.value(
+            "input-format",
+            |raw| &raw.reading.input_format,
+            InputFormat::Auto,
+        )?,
+        timezone: layers.value(
+            "log-timezone",
+            |raw| &raw.reading.log_timezone,
+            TimeZone::UTC,
+        )?,
+        max_line: layers
+            .bounded(
+                "max-line",
+                |raw| &raw.reading.max_line,
+                Size(64 << 10),
+                &MAX_LINE,
+            )?
+            .0,
+        classes: classes(layers)?,
+        dedup_window: layers.bounded(
+            "dedup-window",
+            |raw| &raw.reading.dedup_window,
+            Duration::from_secs(3600),
+            &DEDUP_WINDOW,
+        )?,
+        post_refused: layers.value("post-refused", |raw| &raw.reading.post_refused, false)?,
+        log_format: layers.value(
+            "log-format",
+            |raw| &raw.reading.log_format,
+            LogFormat::Human,
+        )?,
+        log_level: layers.value("log-level", |raw| &raw.reading.log_level, LevelFilter::INFO)?,
+    })
+}
+
+/// The classes with their networks; what is in two of them could not be told apart.
+fn classes(layers: &mut Layers) -> Result<Vec<(String, Vec<IpNet>)>, ConfigError> {
+    let mut classes = vec![
+        (
+            POD.to_owned(),
+            own_networks(
+                layers,
+                "pod-cidr",
+                |raw| &raw.reading.pod_cidr,
+                "10.10.0.0/16",
+            )?,
+        ),
+        (
+            NODE.to_owned(),
+            own_networks(
+                layers,
+                "node-cidr",
+                |raw| &raw.reading.node_cidr,
+                "10.0.20.0/24",
+            )?,
+        ),
+    ];
+    let (typed, origin) = match layers.pick("classes", |raw| &raw.reading.classes) {
+        Some((typed, origin, _)) => (typed, origin),
+        None => (Vec::new(), Origin::Default("classes")),
+    };
+    let wrong = |what: String| ConfigError::new(&origin, what);
+    for text in &typed {
+        let Some((name, list)) = text.split_once('=') else {
+            return Err(wrong(format!(
+                "{:?} has no networks; write NAME=CIDR,CIDR",
+                &**text
+            )));
+        };
+        if !value::is_name(name) {
+            return Err(wrong(format!(
+                "{name:?} cannot name a class; use 1 to 64 of A-Z a-z 0-9 . _ -"
+            )));
+        }
+        if RESERVED.contains(&name) {
+            return Err(wrong(format!(
+                "{name} is always there; use --pod-cidr or --node-cidr, or another name"
+            )));
+        }
+        if classes.iter().any(|(known, _)| known == name) {
+            return Err(wrong(format!(
+                "{name} is given twice; put its networks into one list"
+            )));
+        }
+        classes.push((name.to_owned(), value::networks(list).map_err(wrong)?));
+    }
+    let mut owners = BTreeMap::new();
+    for (name, networks) in &classes {
+        for network in networks {
+            if let Some(other) = owners.insert(*network, name).filter(|other| *other != name) {
+                return Err(wrong(format!(
+                    "{network} is in {other} and in {name}; leave it in one (--pod-cidr, \
+                     --node-cidr, --classes)"
+                )));
+            }
+        }
+    }
+    if classes.len() > MAX_CLASSES || owners.len() > MAX_NETWORKS {
+        return Err(wrong(format!(
+            "more than {MAX_CLASSES} classes or {MAX_NETWORKS} networks; give fewer, larger ones"
+        )));
+    }
+    let shown: Vec<_> = typed.iter().map(|text| text.to_string()).collect();
+    layers.effective.add("classes", shown.join(" "), origin);
+    Ok(classes)
+}
+
+/// The networks of a class that has an option of its own.
+fn own_networks(
+    layers: &mut Layers,
+    key: &'static str,
+    field: impl Fn(&RawConfig) -> &Option<Vec<Text>>,
+    default: &str,
+) -> Result<Vec<IpNet>, ConfigError> {
+    let (texts, origin) = match layers.pick(key, field) {
+        Some((texts, origin, _)) => (texts, origin),
+        None => (vec![Text::from(default.to_owned())], Origin::Default(key)),
+    };
+    let mut networks = Vec::new();
+    for text in &texts {
+        networks.extend(value::networks(text).map_err(|what| ConfigError::new(&origin, what))?);
+    }
+    let shown: Vec<_> = networks.iter().map(ToString::to_string).collect();
+    layers.effective.add(key, shown.join(","), origin);
+    Ok(networks)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,254 @@
+//! What was typed, before anything is understood: the same fields from the
+//! command line, the environment and the file, all optional, all text.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+
+use clap::Args;
+use serde::Deserialize;
+
+/// One value as it was typed. A file may also hold a number or a truth value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Scalar")]
+pub(super) struct Text(String);
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "wrong type; give text, a number, or true or false"
+)]
+enum Scalar {
+    Text(String),
+    Number(i64),
+    Truth(bool),
+}
+
+impl From<Scalar> for Text {
+    fn from(scalar: Scalar) -> Self {
+        Self(match scalar {
+            Scalar::Text(text) => text,
+            Scalar::Number(number) => number.to_string(),
+            Scalar::Truth(truth) => truth.to_string(),
+        })
+    }
+}
+
+impl From<String> for Text {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl Deref for Text {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A text that is never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "SecretText")]
+pub struct Secret(String);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "wrong type; give text")]
+enum SecretText {
+    Text(String),
+}
+
+impl From<SecretText> for Secret {
+    fn from(SecretText::Text(text): SecretText) -> Self {
+        Self(text)
+    }
+}
+
+impl Secret {
+    /// The text itself. Not for logs, messages or errors.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Several values; a file may also hold a single one.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "wrong type; give text or a list of texts")]
+enum OneOrMany {
+    One(Text),
+    Many(Vec<Text>),
+}
+
+impl From<OneOrMany> for Vec<Text> {
+    fn from(values: OneOrMany) -> Self {
+        match values {
+            OneOrMany::One(value) => vec![value],
+            OneOrMany::Many(values) => values,
+        }
+    }
+}
+
+fn one_or_many<'de, D>(deserializer: D) -> Result<Option<Vec<Text>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    Ok(Some(OneOrMany::deserialize(deserializer)?.into()))
+}
+
+/// A file's table of classes becomes what the command line would hold.
+fn class_table<'de, D>(deserializer: D) -> Result<Option<Vec<Text>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "wrong type; give a table of NAME = [\"CIDR\", …]"
+    )]
+    enum Classes {
+        Table(BTreeMap<String, OneOrMany>),
+        List(OneOrMany),
+    }
+    Ok(Some(match Classes::deserialize(deserializer)? {
+        Classes::List(list) => list.into(),
+        Classes::Table(table) => table
+            .into_iter()
+            .map(|(name, networks)| {
+                let networks: Vec<Text> = networks.into();
+                let networks: Vec<&str> = networks.iter().map(Deref::deref).collect();
+                Text(format!("{name}={}", networks.join(",")))
+            })
+            .collect(),
+    }))
+}
+
+/// How lines are read and what is made of them: the options of every command.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Reading and deciding")]
+pub(super) struct RawReading {
+    /// How lines are wrapped: auto, plain, cri, docker or syslog [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) input_format: Option<Text>,
+    /// Time zone of the server's stamps, an IANA name [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    pub(super) log_timezone: Option<Text>,
+    /// Longest line kept whole; the rest of a longer one is cut [default: 64KiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) max_line: Option<Text>,
+    /// Networks of pods, class internal_pod; repeated or with commas [default: 10.10.0.0/16]
+    #[arg(long, value_name = "CIDR")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(super) pod_cidr: Option<Vec<Text>>,
+    /// Networks of nodes, class cluster_node; repeated or with commas [default: 10.0.20.0/24]
+    #[arg(long, value_name = "CIDR")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(super) node_cidr: Option<Vec<Text>>,
+    /// A further source class; repeated
+    #[arg(long, visible_alias = "class", value_name = "NAME=CIDR[,CIDR]")]
+    #[serde(deserialize_with = "class_table")]
+    pub(super) classes: Option<Vec<Text>>,
+    /// How long the same client and product is not told again; 0 tells all [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) dedup_window: Option<Text>,
+    /// Post refused requests too [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) post_refused: Option<Text>,
+    /// Form of the program's own log on stderr: human or json [default: human]
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) log_format: Option<Text>,
+    /// What it logs: error, warn, info, debug, trace or off [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub(super) log_level: Option<Text>,
+}
+
+/// The options of the sidecar itself.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+#[command(next_help_heading = "Following and telling")]
+pub(super) struct RawServing {
+    /// A log to follow, `-` for standard input; repeated
+    #[arg(long, value_name = "[NAME=]PATH")]
+    #[serde(deserialize_with = "one_or_many")]
+    pub(super) log: Option<Vec<Text>>,
+    /// Where to begin in a file that exists at the start: end or start [default: end]
+    #[arg(long, value_name = "WHERE")]
+    pub(super) from: Option<Text>,
+    /// Slack incoming webhook; without one, messages go to the log
+    #[arg(long, value_name = "URL")]
+    pub(super) slack_webhook_url: Option<Secret>,
+    /// A file that holds the webhook's URL
+    #[arg(long, value_name = "PATH")]
+    pub(super) slack_webhook_url_file: Option<Text>,
+    /// Channel to post to [default: the webhook's own]
+    #[arg(long, value_name = "NAME")]
+    pub(super) slack_channel: Option<Text>,
+    /// Name to post under [default: the webhook's own]
+    #[arg(long, value_name = "NAME")]
+    pub(super) slack_username: Option<Text>,
+    /// Icon to post with, an emoji such as :key: or a URL [default: the webhook's own]
+    #[arg(long, value_name = "ICON")]
+    pub(super) slack_icon: Option<Text>,
+    /// Longest wait for Slack's answer [default: 10s]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) slack_timeout: Option<Text>,
+    /// Where to serve metrics and health [default: [::]:9101, IPv4 too]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) metrics_listen: Option<Text>,
+    /// The same, the port alone; 0 takes a free one [default: 9101]
+    #[arg(long, value_name = "PORT")]
+    pub(super) metrics_port: Option<Text>,
+}
+
+/// All that one place (command line, environment or file) said.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RawConfig {
+    pub(super) reading: RawReading,
+    pub(super) serving: RawServing,
+}
+
+impl RawConfig {
+    /// Reads a table whose keys are all known. On a type error: the key, and
+    /// what is wrong and what to give.
+    pub(super) fn from_table(table: &toml::Table) -> Result<Self, (String, String)> {
+        let read = |table: toml::Table| -> Result<Self, toml::de::Error> {
+            let reading = RawReading::deserialize(table.clone())?;
+            Ok(Self {
+                reading,
+                serving: RawServing::deserialize(table)?,
+            })
+        };
+        read(table.clone()).map_err(|error| {
+            // The error knows no key: the culprit is the one that fails alone.
+            let culprit = table.iter().find_map(|(key, value)| {
+                let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
+                Some((key.clone(), read(alone).err()?.message().to_owned()))
+            });
+            culprit.unwrap_or_else(|| (String::new(), error.message().to_owned()))
+        })
+    }
+}
+
+/// Every key, as the command line spells it without dashes and the file as it is.
+pub(super) fn keys() -> Vec<String> {
+    let command = RawServing::augment_args(RawReading::augment_args(clap::Command::new("keys")));
+    command
+        .get_arguments()
+        .filter_map(|arg| arg.get_long())
+        .map(str::to_owned)
+        .collect()
+}

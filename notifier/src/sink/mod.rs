@@ -1,0 +1,4 @@
+//! Edges that tell what happened.
+
+pub mod http;
+pub mod metrics;
