@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::tz::Offset;
 use serde::{Deserialize, Serialize};
+use sha2::Digest;
 use uuid::Uuid;
 
 /// The version of the event format; adding fields does not change it.
@@ -21,22 +22,31 @@ pub const VERSION: u8 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(pub [u8; 16]);
 
-impl EventId {
-    /// Makes an id from a file's head (its first complete line), the offset in
-    /// bytes of a line in that file, and that line's bytes (all without LF).
+/// Makes the ids of one file: the hash of its head is taken once.
+#[derive(Clone, Debug)]
+pub struct IdMaker(sha2::Sha256);
+
+impl IdMaker {
+    /// For a file whose first complete line (without LF) is `head`.
     #[must_use]
-    pub fn new(head: &[u8], offset: u64, line: &[u8]) -> Self {
-        use sha2::{Digest, Sha256};
-        let mut hash = Sha256::new();
-        // The head's length first, so that head and line cannot trade bytes.
+    pub fn new(head: &[u8]) -> Self {
+        let mut hash = sha2::Sha256::new();
+        // The length first, so that head and line cannot trade bytes.
         hash.update((head.len() as u64).to_le_bytes());
         hash.update(head);
+        Self(hash)
+    }
+
+    /// The id of the line (without LF) whose first byte is at `offset` in the file.
+    #[must_use]
+    pub fn id(&self, offset: u64, line: &[u8]) -> EventId {
+        let mut hash = self.0.clone();
         hash.update(offset.to_le_bytes());
         hash.update(line);
         let digest: [u8; 32] = hash.finalize().into();
         let mut id = [0; 16];
         id.copy_from_slice(digest.first_chunk::<16>().expect("32 bytes hold 16"));
-        Self(id)
+        EventId(id)
     }
 }
 
@@ -83,7 +93,10 @@ impl EventTime {
     /// A moment shown in UTC.
     #[must_use]
     pub fn utc(at: Timestamp) -> Self {
-        Self { at, offset: Offset::UTC }
+        Self {
+            at,
+            offset: Offset::UTC,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 //! `kms-notifier`: follows a KMS server's log and tells what happened.
 
 pub mod event;
+pub mod line;
 pub mod source;

@@ -1,0 +1,307 @@
+//! Who is connected: the table of connections that the log opened and closed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Seen;
+use crate::line::{Endpoint, Mark};
+
+/// Connections kept at most; vlmcsd itself takes a process or thread for each.
+const MAX_OPEN: usize = 4096;
+
+/// Accepted lines kept at most that a client may have forged.
+const MAX_SUSPECT: usize = 64;
+
+/// How long a silent connection counts as perhaps still open: vlmcsd's longest
+/// idle time-out (`-t 600`) and a minute. Longer than this after a log was
+/// joined late, every open connection is known.
+pub(super) const LIFE: SignedDuration = SignedDuration::from_secs(660);
+
+/// Position among the events of a log that matter for attribution: accepted and
+/// closed lines, markers. Names a connection by its accepted line.
+pub(super) type Tick = u64;
+
+/// A hash of workstation and client machine id: which machine spoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Machine(pub(super) u64);
+
+/// A machine that a connection spoke for, and whether that is sure.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Speaker {
+    pub(super) machine: Machine,
+    pub(super) sure: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) accepted: Tick,
+    pub(super) seen: Seen,
+    /// Absent for `Unknown IP` and for text that is no address.
+    pub(super) ip: Option<IpAddr>,
+    pub(super) port: Option<u16>,
+    pub(super) zone: Option<Box<str>>,
+    pub(super) mark: Option<Mark>,
+    /// MS-RPC builds print an accepted line for every request and never a closed one.
+    pub(super) rpc: bool,
+    /// Requests attributed to it so far, guesses included.
+    pub(super) requests: u32,
+    pub(super) speaker: Option<Speaker>,
+    /// When it last did something, by the log's time.
+    pub(super) active: Option<Timestamp>,
+    /// Closed, and kept because a waiting request may be its own.
+    pub(super) closed: Option<Tick>,
+    /// A line that a client may have forged says that it is closed.
+    pub(super) suspect_close: bool,
+    /// The server it belonged to has ended or restarted since.
+    pub(super) stale: bool,
+    /// Turned away by `-o2`; told already.
+    pub(super) dropped: bool,
+    /// Ticks of the endpoint's text in `by_name`.
+    name: Box<[u8]>,
+}
+
+impl Connection {
+    /// It has asked nothing yet, and nothing else is known of it.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.requests == 0 && !self.dropped
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    all: BTreeMap<Tick, Connection>,
+    by_name: HashMap<Box<[u8]>, Tick>,
+    by_mark: HashMap<Mark, Tick>,
+    /// Those that are open, stale ones included.
+    open: usize,
+    suspects: Vec<(Box<[u8]>, Seen)>,
+    pub(super) evicted: u64,
+}
+
+impl Connections {
+    pub(super) fn get(&self, id: Tick) -> Option<&Connection> {
+        self.all.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: Tick) -> Option<&mut Connection> {
+        self.all.get_mut(&id)
+    }
+
+    /// Opens a connection. Returns one that the table had to forget for it.
+    pub(super) fn open(&mut self, tick: Tick, peer: Peer<'_>, seen: Seen) {
+        if let Some(old) = self.by_name.get(peer.name).copied() {
+            // Its closed line never came, and the client's port is in use again.
+            self.forget(old);
+        }
+        while self.open >= MAX_OPEN {
+            let Some(oldest) = self.all.values().find(|c| c.closed.is_none()).map(|c| c.accepted) else { break };
+            self.forget(oldest);
+            self.evicted += 1;
+        }
+        let (ip, zone) = peer.address.map_or((None, None), address);
+        let active = seen.time.map(|time| time.at);
+        let name: Box<[u8]> = peer.name.into();
+        if !peer.rpc {
+            self.by_name.insert(name.clone(), tick);
+        }
+        if let Some(mark) = peer.mark {
+            self.by_mark.insert(mark, tick);
+        }
+        self.open += 1;
+        self.all.insert(
+            tick,
+            Connection {
+                accepted: tick,
+                seen,
+                ip,
+                port: peer.port,
+                zone,
+                mark: peer.mark,
+                rpc: peer.rpc,
+                requests: 0,
+                speaker: None,
+                active,
+                closed: None,
+                suspect_close: false,
+                stale: false,
+                dropped: false,
+                name,
+            },
+        );
+    }
+
+    /// The open connection that an endpoint names.
+    pub(super) fn find(&self, peer: &Endpoint<'_>) -> Option<Tick> {
+        self.by_name.get(peer.text).copied()
+    }
+
+    /// The open connection that a mark names.
+    pub(super) fn marked(&self, mark: Mark) -> Option<Tick> {
+        self.by_mark.get(&mark).copied()
+    }
+
+    /// Notes that a connection was closed at `tick`; it stays until [`Self::forget`].
+    pub(super) fn close(&mut self, id: Tick, tick: Tick) {
+        if let Some(connection) = self.all.get_mut(&id)
+            && connection.closed.is_none()
+        {
+            connection.closed = Some(tick);
+            self.open -= 1;
+            unname(&mut self.by_name, &mut self.by_mark, connection);
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: Tick) -> Option<Connection> {
+        let connection = self.all.remove(&id)?;
+        if connection.closed.is_none() {
+            self.open -= 1;
+            unname(&mut self.by_name, &mut self.by_mark, &connection);
+        }
+        Some(connection)
+    }
+
+    /// Open connections, the newest first.
+    pub(super) fn newest(&self) -> impl Iterator<Item = &Connection> {
+        self.all.values().rev().filter(|c| c.closed.is_none())
+    }
+
+    /// All that are kept, closed ones that wait included, oldest first.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+        self.all.values_mut()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open
+    }
+
+    /// The server ended or restarted: nothing says any more whether they live.
+    pub(super) fn server_changed(&mut self) {
+        for connection in self.all.values_mut().filter(|c| c.closed.is_none()) {
+            connection.stale = true;
+        }
+        self.suspects.clear();
+    }
+
+    /// Keeps an accepted line that may be forged, until its closed line proves it.
+    pub(super) fn suspect(&mut self, peer: &Endpoint<'_>, seen: Seen) {
+        if self.suspects.len() >= MAX_SUSPECT {
+            self.suspects.remove(0);
+        }
+        self.suspects.push((peer.text.into(), seen));
+    }
+
+    /// A closed line came for a connection whose accepted line was suspect: it was real.
+    pub(super) fn confirm(&mut self, peer: &Endpoint<'_>) -> Option<Seen> {
+        let at = self.suspects.iter().rposition(|(name, _)| **name == *peer.text)?;
+        Some(self.suspects.remove(at).1)
+    }
+
+    /// Whether a connection may be open that only a suspect line told of.
+    pub(super) fn has_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// Forgets what has been silent for so long that it cannot matter.
+    pub(super) fn age(&mut self, now: Timestamp) -> Vec<Connection> {
+        self.suspects.retain(|(_, seen)| seen.time.is_some_and(|time| now.duration_since(time.at) < LIFE));
+        let old: Vec<Tick> = self
+            .all
+            .values()
+            .filter(|c| c.closed.is_none() && c.active.is_some_and(|at| now.duration_since(at) > LIFE))
+            .filter(|c| c.stale || c.rpc || c.suspect_close || now.duration_since(c.active.unwrap_or(now)) > LIFE * 100)
+            .map(|c| c.accepted)
+            .collect();
+        old.into_iter().filter_map(|id| self.forget(id)).collect()
+    }
+}
+
+fn unname(
+    by_name: &mut HashMap<Box<[u8]>, Tick>,
+    by_mark: &mut HashMap<Mark, Tick>,
+    connection: &Connection,
+) {
+    if by_name.get(&connection.name) == Some(&connection.accepted) {
+        by_name.remove(&connection.name);
+    }
+    if let Some(mark) = connection.mark
+        && by_mark.get(&mark) == Some(&connection.accepted)
+    {
+        by_mark.remove(&mark);
+    }
+}
+
+/// The peer of a connection to open, from either kind of accepted line.
+#[derive(Clone, Copy)]
+pub(super) struct Peer<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) address: Option<&'a [u8]>,
+    pub(super) port: Option<u16>,
+    pub(super) mark: Option<Mark>,
+    pub(super) rpc: bool,
+}
+
+impl<'a> From<&Endpoint<'a>> for Peer<'a> {
+    fn from(endpoint: &Endpoint<'a>) -> Self {
+        Self {
+            name: endpoint.text,
+            address: Some(endpoint.address),
+            port: Some(endpoint.port),
+            mark: endpoint.mark,
+            rpc: false,
+        }
+    }
+}
+
+/// An address as printed: the scope id apart, IPv4-mapped IPv6 made canonical.
+fn address(text: &[u8]) -> (Option<IpAddr>, Option<Box<str>>) {
+    let Ok(text) = std::str::from_utf8(text) else { return (None, None) };
+    let (text, zone) = match text.split_once('%') {
+        Some((text, zone)) => (text, Some(zone)),
+        None => (text, None),
+    };
+    match text.parse::<IpAddr>() {
+        Ok(ip) => (Some(ip.to_canonical()), zone.map(Into::into)),
+        Err(_) => (None, None),
+    }
+}
+
+/// Whether vlmcsd's `-o2` calls an address public: IPv4 outside of the private,
+/// link-local and loopback ranges, IPv6 inside of 2000::/3.
+pub(super) fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !(ip.is_private() || ip.is_link_local() || ip.is_loopback()),
+        IpAddr::V6(ip) => ip.segments()[0] & 0xe000 == 0x2000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_lose_their_scope_and_their_mapping() {
+        let ip = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
+        assert_eq!(address(b"::ffff:192.0.2.15"), (ip("192.0.2.15"), None));
+        assert_eq!(address(b"fe80::1%eth0"), (ip("fe80::1"), Some("eth0".into())));
+        assert_eq!(address(b"999.0.2.15"), (None, None));
+        assert_eq!(address(b"\xff"), (None, None));
+    }
+
+    #[test]
+    fn public_is_what_vlmcsd_calls_so() {
+        for (text, public) in [
+            ("10.1.2.3", false),
+            ("172.31.0.1", false),
+            ("172.32.0.1", true),
+            ("127.0.0.1", false),
+            ("203.0.113.42", true),
+            ("2001:db8::1", true),
+            ("fe80::1", false),
+            ("fd00::1", false),
+        ] {
+            assert_eq!(is_public(text.parse().expect("an address")), public, "{text}");
+        }
+    }
+}
