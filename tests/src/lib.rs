@@ -1,1 +1,71 @@
-//! Shared helpers of the end-to-end tests.
+//! Shared helpers of the end-to-end tests: the real binary, real files, and a
+//! Slack that does what a test tells it to.
+//!
+//! Everything here waits for an event with [`DEADLINE`] as the bound, and panics
+//! with what it saw when the deadline passes: these are tests' tools.
+
+mod log_writer;
+pub mod score;
+mod sidecar;
+mod slack;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+pub use log_writer::LogWriter;
+pub use sidecar::Sidecar;
+pub use slack::{Behaviour, FakeSlack, Post};
+pub use watch::Watch;
+
+/// How long a helper waits for something that should happen at once. Generous,
+/// because only a failing test ever waits so long.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The `kms-notifier` binary, built from the sources as they are now: once per
+/// test process, with cargo's own cache and the tests' profile.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn notifier_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+        let build = escargot::CargoBuild::new()
+            .manifest_path(workspace)
+            // All packages, so that features unify as in `cargo test --workspace`
+            // and the dependencies built for it are used again.
+            .arg("--workspace")
+            .arg("--locked")
+            .bin("kms-notifier")
+            .current_release()
+            .run();
+        match build {
+            Ok(run) => run.path().to_path_buf(),
+            Err(e) => panic!("kms-notifier does not build: {e}"),
+        }
+    })
+}
+
+/// A command that runs `kms-notifier` with nothing inherited: a webhook in the
+/// environment of whoever runs the tests must not be posted to. Standard input
+/// is empty and metrics get a free port, unless the test says otherwise.
+#[must_use]
+pub fn notifier() -> Command {
+    let mut command = Command::new(notifier_binary());
+    command
+        .env_clear()
+        .env("METRICS_PORT", "0")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// The directory of the recorded logs and their truth.
+#[must_use]
+pub fn recordings() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/recorded"))
+}
