@@ -1,0 +1,3 @@
+//! Edges that tell others.
+
+pub mod slack;
