@@ -3,7 +3,7 @@
 //!
 //! A key is *pending* from the moment a message is made for it, *told* once that
 //! message was accepted, and free again when it was refused for good or when a
-//! digest only counted it. [`Window`] knows keys and times; what the messages
+//! digest only counted it. The window knows keys and times; what the messages
 //! say and when they leave is [`super::outbox`]'s business.
 
 use std::hash::RandomState;
@@ -61,21 +61,33 @@ impl Key {
         };
         let request = event.request.as_deref();
         let who = match event.ip {
-            Some(ip) if event.attribution != Some(Attribution::Ambiguous) => Who::Address(ip),
+            Some(ip) if event.attribution != Some(Attribution::Ambiguous) => {
+                Who::Address(ip.to_canonical())
+            }
             _ => request
                 .and_then(|request| {
                     let machine = request.client_machine_id.filter(|id| !id.is_nil());
                     let workstation = request.workstation.clone();
-                    machine.map(Who::Machine).or(workstation.map(Who::Workstation))
+                    machine
+                        .map(Who::Machine)
+                        .or(workstation.map(Who::Workstation))
                 })
                 .unwrap_or(Who::Nobody),
         };
         // An edition that has no name is still another edition.
         let product = request.and_then(|request| {
-            let id = || request.activation_id.map(|id| id.to_string().into_boxed_str());
+            let id = || {
+                request
+                    .activation_id
+                    .map(|id| id.to_string().into_boxed_str())
+            };
             request.product.clone().or_else(id)
         });
-        Some(Self { about, who, product })
+        Some(Self {
+            about,
+            who,
+            product,
+        })
     }
 }
 
@@ -119,7 +131,11 @@ impl Window {
         // Workstation names are keys, so clients choose what is hashed: SipHash
         // with a random key, not the crate's faster default.
         let entries = LruCache::with_hasher(bound, RandomState::new());
-        Self { length, entries, evicted: 0 }
+        Self {
+            length,
+            entries,
+            evicted: 0,
+        }
     }
 
     pub(super) fn set_length(&mut self, length: SignedDuration) {
@@ -147,13 +163,21 @@ impl Window {
                 entry.repeats += 1;
                 Verdict::Repeat
             }
-            State::Told(_) => Verdict::Post { repeats: entry.repeats },
+            State::Told(_) => Verdict::Post {
+                repeats: entry.repeats,
+            },
         }
     }
 
     /// A message was made for `key`.
     pub(super) fn handle_posted(&mut self, key: Key, message: MessageId) {
-        self.put(key, Entry { state: State::Pending(message), repeats: 0 });
+        self.put(
+            key,
+            Entry {
+                state: State::Pending(message),
+                repeats: 0,
+            },
+        );
     }
 
     /// That message was accepted at `now`, without the last `unmentioned`
@@ -166,19 +190,33 @@ impl Window {
         now: Timestamp,
     ) {
         // An evicted key may have a newer message by now, which decides.
-        if let (Some(message), Some(Entry { state: State::Pending(newer), .. })) =
-            (message, self.entries.peek(&key))
+        if let (
+            Some(message),
+            Some(Entry {
+                state: State::Pending(newer),
+                ..
+            }),
+        ) = (message, self.entries.peek(&key))
             && *newer != message
         {
             return;
         }
-        self.put(key, Entry { state: State::Told(now), repeats: unmentioned });
+        self.put(
+            key,
+            Entry {
+                state: State::Told(now),
+                repeats: unmentioned,
+            },
+        );
     }
 
     /// Nobody read of `key`: the message was refused for good, or it was a
     /// digest that only counted the key.
     pub(super) fn handle_untold(&mut self, key: &Key, message: MessageId) {
-        if let Some(Entry { state: State::Pending(current), .. }) = self.entries.peek(key)
+        if let Some(Entry {
+            state: State::Pending(current),
+            ..
+        }) = self.entries.peek(key)
             && *current == message
         {
             self.entries.pop(key);
@@ -219,9 +257,15 @@ mod tests {
         let message = MessageId(7);
         assert_eq!(window.handle_event(&key("10.0.0.1"), at(0)), POST);
         window.handle_posted(key("10.0.0.1"), message);
-        assert_eq!(window.handle_event(&key("10.0.0.1"), at(4000)), Verdict::Join(message));
+        assert_eq!(
+            window.handle_event(&key("10.0.0.1"), at(4000)),
+            Verdict::Join(message)
+        );
         window.handle_told(key("10.0.0.1"), Some(message), 1, at(5000));
-        assert_eq!(window.handle_event(&key("10.0.0.1"), at(8599)), Verdict::Repeat);
+        assert_eq!(
+            window.handle_event(&key("10.0.0.1"), at(8599)),
+            Verdict::Repeat
+        );
         assert_eq!(window.handle_event(&key("10.0.0.2"), at(8599)), POST);
         // One event joined too late to be mentioned, one was muted.
         let due = Verdict::Post { repeats: 2 };
@@ -240,8 +284,14 @@ mod tests {
     fn time_may_step_back() {
         let mut window = window(3600);
         window.handle_told(key("10.0.0.1"), None, 0, at(10_000));
-        assert_eq!(window.handle_event(&key("10.0.0.1"), at(6_401)), Verdict::Repeat);
-        assert_eq!(window.handle_event(&key("10.0.0.1"), at(6_400)), Verdict::Post { repeats: 1 });
+        assert_eq!(
+            window.handle_event(&key("10.0.0.1"), at(6_401)),
+            Verdict::Repeat
+        );
+        assert_eq!(
+            window.handle_event(&key("10.0.0.1"), at(6_400)),
+            Verdict::Post { repeats: 1 }
+        );
         assert_eq!(
             window.handle_event(&key("10.0.0.1"), Timestamp::MIN),
             Verdict::Post { repeats: 1 }
@@ -262,8 +312,9 @@ mod tests {
     #[test]
     fn the_keys_are_bounded_and_evictions_counted() {
         let mut window = window(3600);
-        let keys: Vec<Key> =
-            (0..=MAX_KEYS).map(|n| key(&format!("10.1.{}.{}", n / 256, n % 256))).collect();
+        let keys: Vec<Key> = (0..=MAX_KEYS)
+            .map(|n| key(&format!("10.1.{}.{}", n / 256, n % 256)))
+            .collect();
         for (n, key) in keys.iter().enumerate() {
             window.handle_posted(key.clone(), MessageId(n as u64));
         }
@@ -298,8 +349,16 @@ mod tests {
         unknown.ip = None;
 
         assert_eq!(Key::of(&unnamed), Key::of(&unknown));
-        let keys: Vec<Key> =
-            [&exact, &other_product, &refused, &relayed, &ambiguous, &unnamed].map(|e| Key::of(e).unwrap()).into();
+        let keys: Vec<Key> = [
+            &exact,
+            &other_product,
+            &refused,
+            &relayed,
+            &ambiguous,
+            &unnamed,
+        ]
+        .map(|e| Key::of(e).unwrap())
+        .into();
         for (n, key) in keys.iter().enumerate() {
             assert!(!keys[n + 1..].contains(key), "{key:?}");
         }
@@ -313,7 +372,12 @@ mod tests {
         let mut event = activation("10.0.0.1", "Windows 10 Professional");
         event.suspect = true;
         assert_eq!(Key::of(&event), None);
-        for kind in [Kind::Probe, Kind::Aborted, Kind::Dropped, Kind::ServerStarted] {
+        for kind in [
+            Kind::Probe,
+            Kind::Aborted,
+            Kind::Dropped,
+            Kind::ServerStarted,
+        ] {
             let mut event = activation("10.0.0.1", "x");
             event.kind = kind;
             assert_eq!(Key::of(&event), None, "{kind:?}");

@@ -79,7 +79,12 @@ impl Notice {
             ip: event.ip,
             source: event.source.clone(),
             attribution: event.attribution,
-            candidates: event.candidates.iter().copied().take(MAX_CANDIDATES).collect(),
+            candidates: event
+                .candidates
+                .iter()
+                .copied()
+                .take(MAX_CANDIDATES)
+                .collect(),
             more_candidates: event.candidates.len().saturating_sub(MAX_CANDIDATES),
             workstation: request.and_then(|request| request.workstation.clone()),
             product: request.and_then(|request| request.product.clone()),

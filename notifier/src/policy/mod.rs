@@ -75,21 +75,37 @@ impl Policy {
     /// A policy that queues messages. `seed` spreads retries; any value will do.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
-        Self { outbox: Some(Outbox::new(seed)), ..Self::for_replay(settings) }
+        Self {
+            outbox: Some(Outbox::new(seed)),
+            ..Self::for_replay(settings)
+        }
     }
 
     /// A policy whose messages count as accepted at once, for a replay in which
     /// `now` is the events' own time. There is never a delivery to poll.
     #[must_use]
     pub fn for_replay(settings: Settings) -> Self {
-        let Settings { classes, dedup_window, post_refused } = settings;
+        let Settings {
+            classes,
+            dedup_window,
+            post_refused,
+        } = settings;
         let window = Window::new(signed(dedup_window));
-        Self { classes, post_refused, window, outbox: None }
+        Self {
+            classes,
+            post_refused,
+            window,
+            outbox: None,
+        }
     }
 
     /// Takes over changed settings. Messages under way stay under way.
     pub fn reload(&mut self, settings: Settings) {
-        let Settings { classes, dedup_window, post_refused } = settings;
+        let Settings {
+            classes,
+            dedup_window,
+            post_refused,
+        } = settings;
         self.classes = classes;
         self.post_refused = post_refused;
         self.window.set_length(signed(dedup_window));
@@ -105,8 +121,8 @@ impl Policy {
     /// where it is an activation, and queues a message if one is due.
     pub fn handle_event(&mut self, event: &mut Event, now: Timestamp) {
         event.source = event.ip.map(|ip| self.classes.classify(ip).clone());
-        let posted = event.kind == Kind::Activation
-            || (event.kind == Kind::Refused && self.post_refused);
+        let posted =
+            event.kind == Kind::Activation || (event.kind == Kind::Refused && self.post_refused);
         let dedup = match Key::of(event) {
             Some(key) if posted => self.decide(key, event, now),
             _ => Dedup::Off,

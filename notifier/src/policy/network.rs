@@ -26,8 +26,10 @@ pub const MAX_PREFIXES: usize = 1024;
 const MAX_NAME: usize = 32;
 
 /// Classes that exist unless the configuration gives them other prefixes.
-const DEFAULTS: [(&str, &str); 2] =
-    [("internal_pod", "10.10.0.0/16"), ("cluster_node", "10.0.20.0/24")];
+const DEFAULTS: [(&str, &str); 2] = [
+    ("internal_pod", "10.10.0.0/16"),
+    ("cluster_node", "10.0.20.0/24"),
+];
 
 /// Why a set of classes cannot be used. The text names the class and the fix;
 /// the caller puts the configuration key before it.
@@ -89,7 +91,12 @@ impl Classes {
     pub fn new(configured: &BTreeMap<String, Vec<IpNet>>) -> Result<Self, ClassError> {
         let mut classes: BTreeMap<&str, Vec<IpNet>> = DEFAULTS
             .iter()
-            .map(|&(name, prefix)| (name, vec![prefix.parse().expect("a prefix that was tested")]))
+            .map(|&(name, prefix)| {
+                (
+                    name,
+                    vec![prefix.parse().expect("a prefix that was tested")],
+                )
+            })
             .collect();
         for (name, prefixes) in configured {
             if !is_name(name) {
@@ -101,27 +108,46 @@ impl Classes {
 
         let (count, prefixes) = (classes.len() + 1, classes.values().map(Vec::len).sum());
         if count > MAX_CLASSES || prefixes > MAX_PREFIXES {
-            return Err(ClassError::TooMany { classes: count, prefixes });
+            return Err(ClassError::TooMany {
+                classes: count,
+                prefixes,
+            });
         }
         Self::build(classes)
     }
 
     fn build(classes: BTreeMap<&str, Vec<IpNet>>) -> Result<Self, ClassError> {
         let external: Arc<str> = EXTERNAL.into();
-        let mut this =
-            Self { v4: Vec::new(), v6: Vec::new(), names: vec![external.clone()], external };
+        let mut this = Self {
+            v4: Vec::new(),
+            v6: Vec::new(),
+            names: vec![external.clone()],
+            external,
+        };
         // Keyed by prefix: finds a prefix that two classes claim.
         let mut owners: BTreeMap<IpNet, Arc<str>> = BTreeMap::new();
         for (name, prefixes) in classes {
-            let class: Arc<str> = if name == EXTERNAL { this.external.clone() } else { name.into() };
+            let class: Arc<str> = if name == EXTERNAL {
+                this.external.clone()
+            } else {
+                name.into()
+            };
             for given in prefixes {
                 let prefix = canonical(given);
                 if prefix != prefix.trunc() {
-                    return Err(ClassError::HostBits { class, given, fixed: prefix.trunc() });
+                    return Err(ClassError::HostBits {
+                        class,
+                        given,
+                        fixed: prefix.trunc(),
+                    });
                 }
                 match owners.insert(prefix, class.clone()) {
                     Some(first) if first != class => {
-                        return Err(ClassError::Twice { prefix, first, second: class });
+                        return Err(ClassError::Twice {
+                            prefix,
+                            first,
+                            second: class,
+                        });
                     }
                     Some(_) => continue,
                     None => {}
@@ -135,8 +161,10 @@ impl Classes {
                 this.names.push(class);
             }
         }
-        this.v4.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
-        this.v6.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
+        this.v4
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
+        this.v6
+            .sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.prefix_len()));
         Ok(this)
     }
 
@@ -144,8 +172,16 @@ impl Classes {
     #[must_use]
     pub fn classify(&self, ip: IpAddr) -> &Arc<str> {
         match ip.to_canonical() {
-            IpAddr::V4(ip) => self.v4.iter().find(|(p, _)| p.contains(&ip)).map(|(_, class)| class),
-            IpAddr::V6(ip) => self.v6.iter().find(|(p, _)| p.contains(&ip)).map(|(_, class)| class),
+            IpAddr::V4(ip) => self
+                .v4
+                .iter()
+                .find(|(p, _)| p.contains(&ip))
+                .map(|(_, class)| class),
+            IpAddr::V6(ip) => self
+                .v6
+                .iter()
+                .find(|(p, _)| p.contains(&ip))
+                .map(|(_, class)| class),
         }
         .unwrap_or(&self.external)
     }
@@ -167,7 +203,9 @@ impl Default for Classes {
 fn is_name(name: &str) -> bool {
     name.len() <= MAX_NAME
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
 /// `::ffff:a.b.c.d/96+n` is the IPv4 prefix `a.b.c.d/n`; others stay.
@@ -190,7 +228,10 @@ mod tests {
             &configured
                 .iter()
                 .map(|(name, prefixes)| {
-                    (name.to_string(), prefixes.iter().map(|p| p.parse().unwrap()).collect())
+                    (
+                        name.to_string(),
+                        prefixes.iter().map(|p| p.parse().unwrap()).collect(),
+                    )
                 })
                 .collect(),
         )
@@ -234,7 +275,17 @@ mod tests {
         assert_eq!(class(&classes, "2001:db8:8::1"), "office");
         assert_eq!(class(&classes, "2001:db8:7::1"), "zzz");
         let names: Vec<&str> = classes.names().iter().map(|name| &**name).collect();
-        assert_eq!(names, ["external", "aaa", "cluster_node", "internal_pod", "office", "zzz"]);
+        assert_eq!(
+            names,
+            [
+                "external",
+                "aaa",
+                "cluster_node",
+                "internal_pod",
+                "office",
+                "zzz"
+            ]
+        );
     }
 
     #[test]
@@ -254,11 +305,15 @@ mod tests {
             assert!(matches!(error, ClassError::Name(_)), "{name}");
         }
         assert_eq!(
-            classes(&[("lab", &["10.1.2.3/16"])]).unwrap_err().to_string(),
+            classes(&[("lab", &["10.1.2.3/16"])])
+                .unwrap_err()
+                .to_string(),
             "class lab: 10.1.2.3/16 has bits beyond its prefix length; write 10.1.0.0/16"
         );
         assert_eq!(
-            classes(&[("lab", &["10.10.0.0/16"])]).unwrap_err().to_string(),
+            classes(&[("lab", &["10.10.0.0/16"])])
+                .unwrap_err()
+                .to_string(),
             "prefix 10.10.0.0/16 is in class internal_pod and in class lab; leave it in one of them"
         );
         assert!(classes(&[("lab", &["10.1.0.0/16", "10.1.0.0/16"])]).is_ok());
@@ -267,15 +322,30 @@ mod tests {
     #[test]
     fn classes_and_prefixes_are_bounded() {
         let many: BTreeMap<String, Vec<IpNet>> = (0..62)
-            .map(|n| (format!("c{n}"), vec![format!("10.{n}.1.0/24").parse().unwrap()]))
+            .map(|n| {
+                (
+                    format!("c{n}"),
+                    vec![format!("10.{n}.1.0/24").parse().unwrap()],
+                )
+            })
             .collect();
-        assert!(matches!(Classes::new(&many), Err(ClassError::TooMany { classes: 65, .. })));
+        assert!(matches!(
+            Classes::new(&many),
+            Err(ClassError::TooMany { classes: 65, .. })
+        ));
         let mut long: Vec<IpNet> = Vec::new();
         for n in 0..=MAX_PREFIXES {
-            long.push(format!("172.16.{}.{}/32", n / 256, n % 256).parse().unwrap());
+            long.push(
+                format!("172.16.{}.{}/32", n / 256, n % 256)
+                    .parse()
+                    .unwrap(),
+            );
         }
         let long = BTreeMap::from([("lab".to_owned(), long)]);
-        assert!(matches!(Classes::new(&long), Err(ClassError::TooMany { .. })));
+        assert!(matches!(
+            Classes::new(&long),
+            Err(ClassError::TooMany { .. })
+        ));
     }
 
     proptest! {

@@ -85,8 +85,8 @@ pub enum Settled {
 pub(super) struct Fate {
     pub(super) key: Key,
     pub(super) message: MessageId,
-    /// Whether a reader saw it; `None` for a key that was refused or only
-    /// counted, else the events that joined too late to be mentioned.
+    /// None if no reader saw it: it was refused, or only counted. Else how many
+    /// events joined too late to be mentioned.
     pub(super) told: Option<u64>,
 }
 
@@ -152,13 +152,21 @@ impl Outbox {
 
     /// Messages that are not told yet, the one on its way included.
     pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.flight.as_ref().map_or(0, |flight| flight.messages.len())
+        self.waiting.len()
+            + self
+                .flight
+                .as_ref()
+                .map_or(0, |flight| flight.messages.len())
     }
 
     /// Events that are not told yet, those beyond the queue included.
     pub(super) fn events(&self) -> u64 {
         let flying = self.flight.iter().flat_map(|flight| &flight.messages);
-        let events = self.waiting.iter().chain(flying).map(|message| message.notice.count);
+        let events = self
+            .waiting
+            .iter()
+            .chain(flying)
+            .map(|message| message.notice.count);
         let overflow = self.flight.as_ref().map_or(0, |flight| flight.overflow);
         events.sum::<u64>() + self.overflow + overflow
     }
@@ -186,7 +194,12 @@ impl Outbox {
         }
         let id = MessageId(self.next_message);
         self.next_message += 1;
-        self.waiting.push_back(Message { id, key, queued: now, notice });
+        self.waiting.push_back(Message {
+            id,
+            key,
+            queued: now,
+            notice,
+        });
         Some(id)
     }
 
@@ -194,10 +207,13 @@ impl Outbox {
     pub(super) fn handle_join(&mut self, id: MessageId) -> bool {
         let flying = self.flight.as_mut().map(|flight| &mut flight.messages);
         // Both queues are in order of arrival, also after a failed attempt.
-        let found = [Some(&mut self.waiting), flying].into_iter().flatten().find_map(|queue| {
-            let index = queue.binary_search_by_key(&id, |message| message.id).ok()?;
-            queue.get_mut(index)
-        });
+        let found = [Some(&mut self.waiting), flying]
+            .into_iter()
+            .flatten()
+            .find_map(|queue| {
+                let index = queue.binary_search_by_key(&id, |message| message.id).ok()?;
+                queue.get_mut(index)
+            });
         match found {
             Some(message) => {
                 message.notice.count += 1;
@@ -225,15 +241,23 @@ impl Outbox {
         self.next_delivery += 1;
 
         let (flight, body) = if self.must_fold(now) {
-            let (messages, overflow) =
-                (std::mem::take(&mut self.waiting), std::mem::take(&mut self.overflow));
+            let (messages, overflow) = (
+                std::mem::take(&mut self.waiting),
+                std::mem::take(&mut self.overflow),
+            );
             let (digest, listed) = fold(&messages, overflow);
-            (Flight::new(id, messages, listed, overflow), Body::Digest(digest))
+            (
+                Flight::new(id, messages, listed, overflow),
+                Body::Digest(digest),
+            )
         } else {
             let message = self.waiting.pop_front()?;
             let notice = message.notice.clone();
             let listed = HashSet::from([message.key.clone()]);
-            (Flight::new(id, [message].into(), listed, 0), Body::Notice(Box::new(notice)))
+            (
+                Flight::new(id, [message].into(), listed, 0),
+                Body::Notice(Box::new(notice)),
+            )
         };
         self.flight = Some(flight);
         Some(Delivery { id, body })
@@ -243,7 +267,9 @@ impl Outbox {
         if self.overflow > 0 {
             return true;
         }
-        let Some(oldest) = self.waiting.front() else { return false };
+        let Some(oldest) = self.waiting.front() else {
+            return false;
+        };
         let waited = now.duration_since(oldest.queued);
         self.waiting.len() > 1
             && (self.draining
@@ -280,11 +306,20 @@ impl Outbox {
                     Outcome::RetryAfter(wait) => self.pace.handle_retry_after(wait, now),
                     _ => self.pace.handle_failure(now),
                 }
-                let Flight { mut messages, overflow, .. } = flight;
+                let Flight {
+                    mut messages,
+                    overflow,
+                    ..
+                } = flight;
                 messages.append(&mut self.waiting);
                 self.waiting = messages;
                 self.overflow += overflow;
-                Some((Settled::Again { at: self.pace.ready_at() }, Vec::new()))
+                Some((
+                    Settled::Again {
+                        at: self.pace.ready_at(),
+                    },
+                    Vec::new(),
+                ))
             }
         }
     }
@@ -297,13 +332,28 @@ impl Flight {
         listed: HashSet<Key>,
         overflow: u64,
     ) -> Self {
-        let shown: Vec<u64> = messages.iter().map(|message| message.notice.count).collect();
+        let shown: Vec<u64> = messages
+            .iter()
+            .map(|message| message.notice.count)
+            .collect();
         let events = shown.iter().sum::<u64>() + overflow;
-        Self { id, messages, shown, listed, overflow, events }
+        Self {
+            id,
+            messages,
+            shown,
+            listed,
+            overflow,
+            events,
+        }
     }
 
     fn into_fates(self, accepted: bool) -> Vec<Fate> {
-        let Self { messages, shown, listed, .. } = self;
+        let Self {
+            messages,
+            shown,
+            listed,
+            ..
+        } = self;
         let fate = |(message, shown): (Message, u64)| Fate {
             told: (accepted && listed.contains(&message.key))
                 .then(|| message.notice.count.saturating_sub(shown)),
@@ -316,7 +366,10 @@ impl Flight {
 
 /// One digest of all messages, a row per key, and the keys that it lists.
 fn fold(messages: &VecDeque<Message>, overflow: u64) -> (Digest, HashSet<Key>) {
-    let mut digest = Digest { overflow, ..Digest::default() };
+    let mut digest = Digest {
+        overflow,
+        ..Digest::default()
+    };
     // A key has several messages where the window had to forget it.
     let mut index: HashMap<&Key, usize> = HashMap::with_capacity(messages.len());
     for message in messages {
@@ -332,8 +385,14 @@ fn fold(messages: &VecDeque<Message>, overflow: u64) -> (Digest, HashSet<Key>) {
         }
     }
     digest.more_rows = index.len() - digest.rows.len();
-    digest.since = messages.iter().filter_map(|message| message.notice.time).min_by_key(|t| t.at);
-    let listed = index.iter().filter(|(_, row)| **row < MAX_ROWS).map(|(key, _)| (*key).clone());
+    digest.since = messages
+        .iter()
+        .filter_map(|message| message.notice.time)
+        .min_by_key(|t| t.at);
+    let listed = index
+        .iter()
+        .filter(|(_, row)| **row < MAX_ROWS)
+        .map(|(key, _)| (*key).clone());
     let listed = listed.collect();
     (digest, listed)
 }

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 /// Messages that may leave at once after a quiet time.
 pub const BURST: usize = 5;
 
-/// Messages that may leave in any minute; Slack allows about one a second and
-/// takes offence at less when it lasts.
+/// Messages that may leave in any minute: well below the one a second that
+/// Slack allows, so that a channel stays readable.
 pub const PER_MINUTE: usize = 20;
 
 /// The token bucket gains one message per this time.
@@ -103,7 +103,9 @@ impl Pace {
     /// The attempt failed; the next waits 1, 2, 4, … up to 60 s, of which a
     /// random part of up to a half is left out.
     pub(super) fn handle_failure(&mut self, now: Timestamp) {
-        let wait = FIRST_WAIT.saturating_mul(1 << self.failures.min(16)).min(LONGEST_WAIT);
+        let wait = FIRST_WAIT
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST_WAIT);
         self.failures = self.failures.saturating_add(1);
         let wait = wait.mul_f64(1.0 - self.random.f64() / 2.0);
         self.wait(wait, now);
@@ -122,7 +124,11 @@ impl Pace {
 
 /// `time + wait`, kept within what a timestamp holds.
 pub(super) fn later(time: Timestamp, wait: SignedDuration) -> Timestamp {
-    let end = if wait.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+    let end = if wait.is_negative() {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    };
     time.checked_add(wait).unwrap_or(end)
 }
 
@@ -153,7 +159,10 @@ mod tests {
         assert_eq!(times[19], 15_000);
         assert_eq!(times[20], 60_000);
         for (n, time) in times.iter().enumerate() {
-            let minute = times.iter().filter(|t| (time - 59_999..=*time).contains(*t)).count();
+            let minute = times
+                .iter()
+                .filter(|t| (time - 59_999..=*time).contains(*t))
+                .count();
             assert!(minute <= PER_MINUTE, "{n}: {minute}");
         }
     }
@@ -164,7 +173,10 @@ mod tests {
         for expected in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
             pace.handle_failure(at(0));
             let wait = millis(pace.ready_at());
-            assert!((expected * 500..=expected * 1000).contains(&wait), "{expected} s: {wait} ms");
+            assert!(
+                (expected * 500..=expected * 1000).contains(&wait),
+                "{expected} s: {wait} ms"
+            );
         }
         pace.handle_accepted();
         assert_eq!(pace.ready_at(), Timestamp::MIN);
@@ -175,7 +187,13 @@ mod tests {
     #[test]
     fn retry_after_is_honoured_within_bounds() {
         let mut pace = Pace::new(1);
-        for (asked, granted) in [(0, 1), (30, 30), (3600, 3600), (86_400, 3600), (u64::MAX, 3600)] {
+        for (asked, granted) in [
+            (0, 1),
+            (30, 30),
+            (3600, 3600),
+            (86_400, 3600),
+            (u64::MAX, 3600),
+        ] {
             pace.handle_retry_after(Duration::from_secs(asked), at(0));
             assert_eq!(pace.ready_at(), at(granted));
         }

@@ -44,7 +44,10 @@ impl World {
     fn deliver(&mut self) {
         while let Some(Delivery { id, body }) = self.policy.poll_delivery(self.now) {
             self.attempts.push(self.now);
-            let settled = self.policy.handle_outcome(id, self.answer, self.now).unwrap();
+            let settled = self
+                .policy
+                .handle_outcome(id, self.answer, self.now)
+                .unwrap();
             if matches!(settled, Settled::Told { .. }) {
                 self.sent.push((self.now, body));
             }
@@ -91,7 +94,10 @@ impl World {
     }
 
     fn digests(&self) -> usize {
-        self.sent.iter().filter(|(_, body)| matches!(body, Body::Digest(_))).count()
+        self.sent
+            .iter()
+            .filter(|(_, body)| matches!(body, Body::Digest(_)))
+            .count()
     }
 
     /// Five at once, one a second, twenty a minute.
@@ -113,8 +119,13 @@ fn address(n: usize) -> String {
 #[test]
 fn one_activation_is_one_message_at_once() {
     let mut world = World::new();
-    assert_eq!(world.activate("10.10.107.224", "Windows 10 Professional"), Dedup::Post);
-    let [(time, Body::Notice(notice))] = world.sent.as_slice() else { panic!("{:?}", world.sent) };
+    assert_eq!(
+        world.activate("10.10.107.224", "Windows 10 Professional"),
+        Dedup::Post
+    );
+    let [(time, Body::Notice(notice))] = world.sent.as_slice() else {
+        panic!("{:?}", world.sent)
+    };
     assert_eq!(*time, world.now);
     assert_eq!(notice.source.as_deref(), Some("internal_pod"));
     assert_eq!(notice.count, 1);
@@ -143,13 +154,24 @@ fn a_batch_of_three_hundred_is_five_messages_and_a_digest() {
     }
     world.pass(60);
     assert_eq!((world.sent.len(), world.digests()), (6, 1));
-    let Body::Digest(digest) = &world.sent[5].1 else { panic!() };
-    assert_eq!((digest.rows.len(), digest.more_rows, digest.more_events), (MAX_ROWS, 255, 255));
+    let Body::Digest(digest) = &world.sent[5].1 else {
+        panic!()
+    };
+    assert_eq!(
+        (digest.rows.len(), digest.more_rows, digest.more_events),
+        (MAX_ROWS, 255, 255)
+    );
     assert_eq!(world.events_told(), 300);
     assert_eq!(world.policy.counters().outbox.folded, 295);
     // Listed keys are told; those that were only counted are free again.
-    assert_eq!(world.activate(&address(44), "Windows 10 Professional"), Dedup::Repeat);
-    assert_eq!(world.activate(&address(45), "Windows 10 Professional"), Dedup::Post);
+    assert_eq!(
+        world.activate(&address(44), "Windows 10 Professional"),
+        Dedup::Repeat
+    );
+    assert_eq!(
+        world.activate(&address(45), "Windows 10 Professional"),
+        Dedup::Post
+    );
 }
 
 #[test]
@@ -173,11 +195,19 @@ fn a_night_without_slack_is_one_digest_and_then_fresh_messages() {
     world.answer = Outcome::Retry;
     let mut dedup = HashMap::new();
     for n in 0..5000 {
-        *dedup.entry(world.activate(&address(n % 300), "Windows 10 Professional")).or_insert(0) += 1;
+        *dedup
+            .entry(world.activate(&address(n % 300), "Windows 10 Professional"))
+            .or_insert(0) += 1;
         world.pass(6);
     }
-    assert_eq!(dedup, HashMap::from([(Dedup::Post, 300), (Dedup::Pending, 4700)]));
-    assert_eq!((world.policy.len(), world.policy.unsent_events()), (300, 5000));
+    assert_eq!(
+        dedup,
+        HashMap::from([(Dedup::Post, 300), (Dedup::Pending, 4700)])
+    );
+    assert_eq!(
+        (world.policy.len(), world.policy.unsent_events()),
+        (300, 5000)
+    );
     world.check_rate();
 
     world.answer = Outcome::Accepted;
@@ -185,7 +215,10 @@ fn a_night_without_slack_is_one_digest_and_then_fresh_messages() {
     assert_eq!((world.sent.len(), world.digests()), (1, 1));
     assert_eq!(world.events_told(), 5000);
     assert!(world.policy.is_empty());
-    assert_eq!(world.activate("192.168.1.9", "Windows 10 Professional"), Dedup::Post);
+    assert_eq!(
+        world.activate("192.168.1.9", "Windows 10 Professional"),
+        Dedup::Post
+    );
     assert_eq!(world.sent.len(), 2);
     assert_eq!(world.digests(), 1);
 }
@@ -207,7 +240,11 @@ fn a_full_queue_counts_and_loses_nothing() {
     world.answer = Outcome::RetryAfter(Duration::from_secs(600));
     for n in 0..MAX_MESSAGES + 50 {
         let ip = format!("10.20.{}.{}", n / 200, n % 200);
-        let expected = if n < MAX_MESSAGES { Dedup::Post } else { Dedup::Pending };
+        let expected = if n < MAX_MESSAGES {
+            Dedup::Post
+        } else {
+            Dedup::Pending
+        };
         assert_eq!(world.activate(&ip, "Office 2019"), expected);
     }
     assert_eq!(world.policy.len(), MAX_MESSAGES);
@@ -237,11 +274,16 @@ fn events_beyond_the_queue_are_told_even_when_nothing_else_waits() {
     let mut late = activation("192.168.1.1", "Office 2019");
     world.policy.handle_event(&mut late, world.now);
     assert_eq!(late.dedup, Some(Dedup::Pending));
-    world.policy.handle_outcome(digest.id, Outcome::Accepted, world.now).unwrap();
+    world
+        .policy
+        .handle_outcome(digest.id, Outcome::Accepted, world.now)
+        .unwrap();
     assert!(!world.policy.is_empty());
     world.answer = Outcome::Accepted;
     world.pass(60);
-    let [(_, Body::Digest(digest))] = world.sent.as_slice() else { panic!() };
+    let [(_, Body::Digest(digest))] = world.sent.as_slice() else {
+        panic!()
+    };
     assert_eq!((digest.rows.len(), digest.overflow), (0, 1));
     assert!(world.policy.is_empty());
 }
@@ -254,7 +296,10 @@ fn retry_after_is_honoured_and_a_final_answer_frees_the_key() {
     world.activate("10.10.0.1", "Office 2019");
     world.answer = Outcome::Final(404);
     world.pass(60);
-    assert_eq!(world.attempts, [start, start + SignedDuration::from_secs(30)]);
+    assert_eq!(
+        world.attempts,
+        [start, start + SignedDuration::from_secs(30)]
+    );
     assert_eq!(world.policy.counters().outbox.dropped, 1);
     assert!(world.policy.is_empty());
     world.answer = Outcome::Accepted;
@@ -270,20 +315,31 @@ fn joined_and_muted_events_are_mentioned() {
     world.policy.handle_event(&mut event, world.now);
     assert_eq!(event.dedup, Some(Dedup::Pending));
     let delivery = world.policy.poll_delivery(world.now).unwrap();
-    let Body::Notice(notice) = &delivery.body else { panic!() };
+    let Body::Notice(notice) = &delivery.body else {
+        panic!()
+    };
     assert_eq!((notice.count, notice.repeats), (2, 0));
     // Too late for that message: the next one says so.
     world.policy.handle_event(&mut event, world.now);
     assert_eq!(event.dedup, Some(Dedup::Pending));
     assert_eq!(
-        world.policy.handle_outcome(delivery.id, Outcome::Accepted, world.now),
+        world
+            .policy
+            .handle_outcome(delivery.id, Outcome::Accepted, world.now),
         Some(Settled::Told { events: 2 })
     );
-    assert_eq!(world.policy.handle_outcome(delivery.id, Outcome::Accepted, world.now), None);
+    assert_eq!(
+        world
+            .policy
+            .handle_outcome(delivery.id, Outcome::Accepted, world.now),
+        None
+    );
     assert_eq!(world.activate("10.10.0.1", "Office 2019"), Dedup::Repeat);
     world.pass(3600);
     assert_eq!(world.activate("10.10.0.1", "Office 2019"), Dedup::Post);
-    let Body::Notice(notice) = &world.sent[0].1 else { panic!() };
+    let Body::Notice(notice) = &world.sent[0].1 else {
+        panic!()
+    };
     assert_eq!((notice.count, notice.repeats), (1, 2));
 }
 
@@ -308,12 +364,26 @@ fn probes_suspects_and_unwanted_refusals_are_never_posted() {
         (event.source.as_deref().map(str::to_owned), event.dedup)
     };
     let node = Some("cluster_node".to_owned());
-    let probe = Event { kind: Kind::Probe, request: None, ..activation("10.0.20.103", "") };
+    let probe = Event {
+        kind: Kind::Probe,
+        request: None,
+        ..activation("10.0.20.103", "")
+    };
     assert_eq!(decide(probe), (node.clone(), None));
-    assert_eq!(decide(refusal("10.0.20.103", "Office 2019")), (node.clone(), None));
-    let suspect = Event { suspect: true, ..activation("10.0.20.103", "Office 2019") };
+    assert_eq!(
+        decide(refusal("10.0.20.103", "Office 2019")),
+        (node.clone(), None)
+    );
+    let suspect = Event {
+        suspect: true,
+        ..activation("10.0.20.103", "Office 2019")
+    };
     assert_eq!(decide(suspect), (node, Some(Dedup::Off)));
-    let started = Event { kind: Kind::ServerStarted, ip: None, ..activation("10.0.0.1", "") };
+    let started = Event {
+        kind: Kind::ServerStarted,
+        ip: None,
+        ..activation("10.0.0.1", "")
+    };
     assert_eq!(decide(started), (None, None));
     assert!(world.policy.is_empty());
 }
@@ -321,14 +391,20 @@ fn probes_suspects_and_unwanted_refusals_are_never_posted() {
 #[test]
 fn wanted_refusals_are_posted_and_do_not_mute_activations() {
     let mut world = World::new();
-    world.policy.reload(Settings { post_refused: true, ..Settings::default() });
+    world.policy.reload(Settings {
+        post_refused: true,
+        ..Settings::default()
+    });
     let mut refused = refusal("10.0.20.103", "Office 2019");
     world.policy.handle_event(&mut refused, world.now);
     assert_eq!(refused.dedup, None);
     assert_eq!(world.activate("10.0.20.103", "Office 2019"), Dedup::Post);
     assert_eq!(world.sent.len(), 2);
     world.policy.handle_event(&mut refused, world.now);
-    assert!(world.policy.is_empty(), "the second refusal repeats the first");
+    assert!(
+        world.policy.is_empty(),
+        "the second refusal repeats the first"
+    );
 }
 
 #[test]
@@ -338,10 +414,16 @@ fn a_replay_decides_as_a_run_whose_slack_accepts_at_once() {
     for n in 0..2000 {
         let mut event = activation(&address(n * n % 7), "Office 2019");
         replay.handle_event(&mut event, world.now);
-        assert_eq!(event.dedup, Some(world.activate(&address(n * n % 7), "Office 2019")));
+        assert_eq!(
+            event.dedup,
+            Some(world.activate(&address(n * n % 7), "Office 2019"))
+        );
         world.pass(7);
     }
-    assert_eq!(replay.poll_delivery(world.now).map(|delivery| delivery.id), None);
+    assert_eq!(
+        replay.poll_delivery(world.now).map(|delivery| delivery.id),
+        None
+    );
     assert_eq!((replay.next_due(), replay.is_empty()), (None, true));
 }
 
@@ -352,9 +434,15 @@ fn reload_changes_classes_and_window() {
     let lan = [("lan".to_owned(), vec!["192.168.0.0/16".parse().unwrap()])];
     let classes = Classes::new(&lan.into()).unwrap();
     let dedup_window = Duration::ZERO;
-    world.policy.reload(Settings { classes, dedup_window, post_refused: false });
+    world.policy.reload(Settings {
+        classes,
+        dedup_window,
+        post_refused: false,
+    });
     assert_eq!(world.activate("192.168.1.9", "Office 2019"), Dedup::Post);
-    let Body::Notice(notice) = &world.sent[1].1 else { panic!() };
+    let Body::Notice(notice) = &world.sent[1].1 else {
+        panic!()
+    };
     assert_eq!(notice.source.as_deref(), Some("lan"));
 }
 
