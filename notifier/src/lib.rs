@@ -4,5 +4,6 @@ pub mod assembler;
 pub mod config;
 pub mod event;
 pub mod line;
+pub mod policy;
 pub mod sink;
 pub mod source;

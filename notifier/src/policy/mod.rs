@@ -1,0 +1,233 @@
+//! What becomes of an event: its source class, whether it is told, and when.
+//!
+//! One pure machine: it owns no clock, socket or thread, so a night without
+//! Slack is a unit test. Its driver feeds it ([`Policy::handle_event`],
+//! [`Policy::handle_outcome`]), then asks [`Policy::poll_delivery`] until it has
+//! nothing, then sleeps until [`Policy::next_due`] or more input. At most one
+//! delivery is under way.
+//!
+//! The state is plain values, so that a durable twin can keep the dedup window
+//! and the outbox in one transaction; nothing outside this room sees them.
+
+pub mod dedup;
+pub mod message;
+pub mod network;
+pub mod outbox;
+pub mod pace;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use self::dedup::{Key, Verdict, Window};
+pub use self::message::{Body, Delivery, DeliveryId, Digest, Notice};
+pub use self::network::Classes;
+use self::outbox::Outbox;
+pub use self::outbox::{Outcome, Settled};
+use crate::event::{Dedup, Event, Kind};
+
+/// What an operator can choose; may change while running.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Source classes.
+    pub classes: Classes,
+    /// How long a client and product stay quiet after they were told; zero
+    /// tells every activation.
+    pub dedup_window: Duration,
+    /// Whether refusals are told too.
+    pub post_refused: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            classes: Classes::default(),
+            dedup_window: Duration::from_secs(3600),
+            post_refused: false,
+        }
+    }
+}
+
+/// What was cut or given up since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// What happened to messages.
+    pub outbox: outbox::Counts,
+    /// Clients and products forgotten because newer ones came.
+    pub evicted_keys: u64,
+}
+
+/// Source classes, dedup window and outbox behind one door.
+#[derive(Debug)]
+pub struct Policy {
+    classes: Classes,
+    post_refused: bool,
+    window: Window,
+    /// None in a replay: every message is accepted as it is made.
+    outbox: Option<Outbox>,
+}
+
+impl Policy {
+    /// A policy that queues messages. `seed` spreads retries; any value will do.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64) -> Self {
+        Self {
+            outbox: Some(Outbox::new(seed)),
+            ..Self::for_replay(settings)
+        }
+    }
+
+    /// A policy whose messages count as accepted at once, for a replay in which
+    /// `now` is the events' own time. There is never a delivery to poll.
+    #[must_use]
+    pub fn for_replay(settings: Settings) -> Self {
+        let Settings {
+            classes,
+            dedup_window,
+            post_refused,
+        } = settings;
+        let window = Window::new(signed(dedup_window));
+        Self {
+            classes,
+            post_refused,
+            window,
+            outbox: None,
+        }
+    }
+
+    /// Takes over changed settings. Messages under way stay under way.
+    pub fn reload(&mut self, settings: Settings) {
+        let Settings {
+            classes,
+            dedup_window,
+            post_refused,
+        } = settings;
+        self.classes = classes;
+        self.post_refused = post_refused;
+        self.window.set_length(signed(dedup_window));
+    }
+
+    /// The source classes in force.
+    #[must_use]
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
+    /// Decides about an event: sets `source` where it has an address, `dedup`
+    /// where it is an activation, and queues a message if one is due.
+    pub fn handle_event(&mut self, event: &mut Event, now: Timestamp) {
+        event.source = event.ip.map(|ip| self.classes.classify(ip).clone());
+        let posted =
+            event.kind == Kind::Activation || (event.kind == Kind::Refused && self.post_refused);
+        let dedup = match Key::of(event) {
+            Some(key) if posted => self.decide(key, event, now),
+            _ => Dedup::Off,
+        };
+        event.dedup = (event.kind == Kind::Activation).then_some(dedup);
+    }
+
+    fn decide(&mut self, key: Key, event: &Event, now: Timestamp) -> Dedup {
+        let verdict = self.window.handle_event(&key, now);
+        let Some(outbox) = &mut self.outbox else {
+            return match verdict {
+                Verdict::Repeat => Dedup::Repeat,
+                Verdict::Post { .. } | Verdict::Join(_) => {
+                    self.window.handle_told(key, None, 0, now);
+                    Dedup::Post
+                }
+            };
+        };
+        let repeats = match verdict {
+            Verdict::Repeat => return Dedup::Repeat,
+            Verdict::Join(message) if outbox.handle_join(message) => return Dedup::Pending,
+            Verdict::Join(_) => 0,
+            Verdict::Post { repeats } => repeats,
+        };
+        match outbox.handle_post(key.clone(), Notice::new(event, repeats), now) {
+            Some(message) => {
+                self.window.handle_posted(key, message);
+                Dedup::Post
+            }
+            // Counted by the next digest: a message is under way, not its own.
+            None => Dedup::Pending,
+        }
+    }
+
+    /// The message to post now, if one is due and none is under way. Its outcome
+    /// must come back through [`Policy::handle_outcome`].
+    pub fn poll_delivery(&mut self, now: Timestamp) -> Option<Delivery> {
+        self.outbox.as_mut()?.poll_delivery(now)
+    }
+
+    /// When [`Policy::poll_delivery`] will have a message if nothing else
+    /// happens: none while nothing waits, or while one is under way.
+    ///
+    /// Ask after a poll: the poll is what notices a clock that was set back.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.outbox.as_ref()?.next_due()
+    }
+
+    /// Takes the outcome of a delivery and says what it meant; none if that
+    /// delivery is not under way.
+    pub fn handle_outcome(
+        &mut self,
+        id: DeliveryId,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Option<Settled> {
+        let (settled, fates) = self.outbox.as_mut()?.handle_outcome(id, outcome, now)?;
+        for outbox::Fate { key, message, told } in fates {
+            match told {
+                Some(late) => self.window.handle_told(key, Some(message), late, now),
+                None => self.window.handle_untold(&key, message),
+            }
+        }
+        Some(settled)
+    }
+
+    /// At shutdown: from now on all that waits leaves in one message, still
+    /// within the rate. What is left at the deadline is [`Policy::len`] messages
+    /// that stand for [`Policy::unsent_events`].
+    pub fn start_draining(&mut self) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.start_draining();
+        }
+    }
+
+    /// Messages that are not told yet, the one under way included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.outbox.as_ref().map_or(0, Outbox::len)
+    }
+
+    /// Whether every event that was to be told is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.unsent_events() == 0
+    }
+
+    /// Events that are not told yet, those beyond the queue's bound included.
+    #[must_use]
+    pub fn unsent_events(&self) -> u64 {
+        self.outbox.as_ref().map_or(0, Outbox::events)
+    }
+
+    /// What was cut or given up since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            outbox: self.outbox.as_ref().map(Outbox::counts).unwrap_or_default(),
+            evicted_keys: self.window.evicted(),
+        }
+    }
+}
+
+/// A window longer than a timestamp can hold is as good as the longest.
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
+}

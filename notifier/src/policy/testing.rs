@@ -1,0 +1,65 @@
+//! Events and times for the tests of the policy and of the sinks.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::event::{Attribution, Event, EventId, Kind, Request, TimeSource, VERSION};
+
+/// A moment, in seconds after the epoch.
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap()
+}
+
+/// The milliseconds of a moment after the epoch.
+pub(crate) fn millis(at: Timestamp) -> i64 {
+    at.as_millisecond()
+}
+
+/// An answered request whose address is sure. `ip` and `product` also make its
+/// id, its machine and its name.
+pub(crate) fn activation(ip: &str, product: &str) -> Event {
+    let id = EventId::new(b"head", 0, format!("{ip} {product}").as_bytes());
+    let request = Request {
+        application: Some("Windows".into()),
+        product: Some(product.into()),
+        workstation: Some(format!("PC-{}", ip.replace('.', "-")).into()),
+        client_machine_id: Some(Uuid::from_bytes(id.0)),
+        status: Some("Notification"),
+        ..Request::default()
+    };
+    Event {
+        v: VERSION,
+        id,
+        log: Arc::from("vlmcsd.log"),
+        time: None,
+        time_source: TimeSource::Server,
+        kind: Kind::Activation,
+        connection: None,
+        request_number: None,
+        ip: Some(ip.parse().unwrap()),
+        port: None,
+        zone: None,
+        source: None,
+        request: Some(Box::new(request)),
+        hresult: None,
+        reason: None,
+        epid: None,
+        active_clients: None,
+        attribution: Some(Attribution::Exact),
+        candidates: Vec::new(),
+        suspect: false,
+        dedup: None,
+    }
+}
+
+/// A request that was turned down.
+pub(crate) fn refusal(ip: &str, product: &str) -> Event {
+    Event {
+        kind: Kind::Refused,
+        hresult: Some(0xC004_F042),
+        reason: Some("The requested product is not supported".into()),
+        ..activation(ip, product)
+    }
+}

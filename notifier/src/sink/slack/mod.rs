@@ -1,0 +1,12 @@
+//! Slack, through an incoming webhook: [`render()`] says what a message looks
+//! like and is pure; [`Poster`] posts it and says how that ended.
+
+mod payload;
+mod poster;
+mod render;
+mod webhook;
+
+pub use self::payload::Payload;
+pub use self::poster::{BuildError, Posted, Poster};
+pub use self::render::{Icon, IconError, Style, render, render_test};
+pub use self::webhook::{Webhook, WebhookError};
