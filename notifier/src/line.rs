@@ -459,11 +459,13 @@ fn rare(text: &[u8]) -> Kind<'_> {
     if text.starts_with(b"Warning: Child killed/crashed by ") {
         return Kind::ChildCrashed;
     }
-    if text.ends_with(b" started successfully") {
-        return Kind::Started;
-    }
-    if text.ends_with(b" was shutdown") {
-        return Kind::Stopped;
+    if text.starts_with(b"vlmcsd ") || text.starts_with(b"kms-core ") {
+        if text.ends_with(b" started successfully") {
+            return Kind::Started;
+        }
+        if text.ends_with(b" was shutdown") {
+            return Kind::Stopped;
+        }
     }
     const LIFECYCLE: [&[u8]; 5] = [
         b"Listening on ",

@@ -1,1 +1,128 @@
-fn main() {}
+//! The command line around the library: parse, set up the program's own log, run
+//! one command, turn the result into an exit code.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use notifier::config::{self, Command, Config, ConfigError, LogFormat, Reading, Stop};
+use notifier::replay::ReplayError;
+use notifier::{explain, replay, run};
+
+/// Wrong arguments or configuration; nothing was started.
+const USAGE: u8 = ConfigError::EXIT_CODE;
+
+fn main() -> ExitCode {
+    let loaded = match load() {
+        Ok(loaded) => loaded,
+        Err(Stop::Help(text)) => return print(|out| write!(out, "{text}")),
+        Err(Stop::Config(error)) => return fail(USAGE, &error),
+    };
+    start_log(match &loaded.command {
+        Command::Run(config) | Command::CheckConfig(config) | Command::TestNotify(config) => {
+            &config.reading
+        }
+        Command::Replay(replay) => &replay.reading,
+        Command::Explain(explain) => &explain.reading,
+    });
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match loaded.command {
+        Command::Run(config) => follow(*config),
+        Command::TestNotify(config) => test_notify(&config),
+        Command::CheckConfig(config) => match run::style(&config.slack) {
+            Ok(_) => print(|out| write!(out, "{}", loaded.effective)),
+            Err(error) => fail(USAGE, &error),
+        },
+        Command::Replay(what) => finish(replay::replay(&what, &mut stdout())),
+        Command::Explain(what) => match explain::explain(&what, &mut stdout()) {
+            Err(explain::ExplainError::Replay(error)) => finish(Err(error)),
+            Err(error) => fail(USAGE, &error),
+            Ok(()) => ExitCode::SUCCESS,
+        },
+    }
+}
+
+fn load() -> Result<config::Loaded, Stop> {
+    config::load(std::env::args_os(), &|name: &str| std::env::var_os(name))
+}
+
+/// The program's own log, on standard error.
+fn start_log(reading: &Reading) {
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_max_level(reading.log_level)
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    match reading.log_format {
+        LogFormat::Human => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn follow(config: Config) -> ExitCode {
+    let reload = || match load() {
+        Ok(loaded) => match loaded.command {
+            Command::Run(config) => Ok(*config),
+            _ => Err("the command line changed under the program".to_owned()),
+        },
+        Err(Stop::Config(error)) => Err(error.to_string()),
+        Err(Stop::Help(_)) => Err("the command line asks for help".to_owned()),
+    };
+    match block_on(run::run(config, reload)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error @ run::RunError::Config(_))) => fail(USAGE, &error),
+        Ok(Err(error)) => fail(1, &error),
+        Err(error) => fail(1, &error),
+    }
+}
+
+fn test_notify(config: &Config) -> ExitCode {
+    match block_on(run::test_notify(config)) {
+        Ok(Ok(())) => print(|out| writeln!(out, "the message was accepted")),
+        Ok(Err(error @ run::TestError::Config(_))) => fail(USAGE, &error),
+        Ok(Err(error)) => fail(1, &error),
+        Err(error) => fail(1, &error),
+    }
+}
+
+fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future))
+}
+
+fn finish(result: Result<(), ReplayError>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has enough of it (`replay … | head`): a quiet end.
+        Err(ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error @ ReplayError::Input { .. }) => fail(USAGE, &error),
+        Err(error) => fail(1, &error),
+    }
+}
+
+fn stdout() -> impl Write {
+    io::BufWriter::with_capacity(64 * 1024, io::stdout().lock())
+}
+
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
+    let mut out = stdout();
+    finish(
+        write(&mut out)
+            .and_then(|()| out.flush())
+            .map_err(ReplayError::Output),
+    )
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the one line that says why nothing was started"
+)]
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("kms-notifier: {error}");
+    ExitCode::from(code)
+}

@@ -9,8 +9,8 @@
 //! docs/decisions.md says how.
 
 use jiff::SignedDuration;
-
-/// A share from which one address is called the one (design section 6).
+/// A share from which one address is called the one. On the recordings shares
+/// are honest: of those above 0.9 nine in ten and more were right.
 pub(super) const SURE: f64 = 0.97;
 
 /// A request that no connection in the table may have made, for a log that was
@@ -21,52 +21,54 @@ pub(super) const UNSEEN: f64 = 1e-6;
 /// How likely a connection asks for the first time, so many ticks after it was
 /// accepted: mostly at once, in a crowd some time later.
 pub(super) fn asks_first(gap: u64, age: Option<SignedDuration>) -> f64 {
-    let soon = if gap <= 1 { 0.35 } else { 0.0 };
-    let crowd = 0.065 * power(0.9, gap.saturating_sub(1));
-    // Clients ask within milliseconds; who has said nothing for seconds is a
-    // monitor or a scanner, or slow.
-    let idle = match age {
-        Some(age) if age >= SignedDuration::from_secs(2) => 0.02,
+    let at_once = if gap <= 1 { 0.25 } else { 0.0 };
+    let in_a_crowd = 0.11 * power(0.8, gap.saturating_sub(1));
+    // Clients ask within milliseconds. Who has said nothing for seconds is a
+    // monitor or a scanner; stamps a second apart may be neighbours.
+    let idle = match age.map(|age| age.as_secs()) {
+        Some(2..) => 0.01,
+        Some(1) => 0.25,
         _ => 1.0,
     };
-    (soon + crowd + 1e-4) * idle
+    (at_once + in_a_crowd + 5e-4) * idle
 }
 
 /// How likely a connection that spoke for this machine asks again, one that
 /// spoke for another machine asks for this one, and one that spoke for a machine
 /// that the log does not name.
-pub(super) const SAME_MACHINE: f64 = 0.9;
-pub(super) const OTHER_MACHINE: f64 = 1e-5;
+pub(super) const SAME_MACHINE: f64 = 0.3;
+pub(super) const OTHER_MACHINE: f64 = 1e-6;
 pub(super) const SOME_MACHINE: f64 = 0.3;
 /// A connection from before the server's last restart.
 pub(super) const STALE: f64 = 0.01;
-/// The address that this machine was last seen at.
-pub(super) const KNOWN_ADDRESS: f64 = 10.0;
+/// The address that this machine was last seen at. Not enough to decide alone:
+/// it is the client's word that it is the same machine.
+pub(super) const KNOWN_ADDRESS: f64 = 30.0;
 
 /// How likely an asker closes so many ticks after its answer; `open` is that it
-/// has not done so yet.
+/// has not done so yet. One in two holds on.
 pub(super) fn closes_after_answer(gap: u64, open: bool) -> f64 {
     if open {
-        0.4 + 0.6 * power(0.93, gap)
+        0.5 + 0.5 * power(0.72, gap)
     } else {
         let at_once = if gap <= 1 { 0.12 } else { 0.0 };
-        at_once + 0.04 * power(0.95, gap) + 1e-3
+        at_once + 0.005 * power(0.95, gap) + 5e-4
     }
 }
 
 /// The same for a connection that asks nothing, from its accepted line on.
 pub(super) fn closes_unasked(gap: u64, open: bool) -> f64 {
     if open {
-        0.3 * power(0.6, gap) + 0.6 * power(0.98, gap) + 0.1
+        0.02 * power(0.2, gap) + 0.09 * power(0.97, gap) + 0.01
     } else {
-        0.12 * power(0.6, gap) + 0.012 * power(0.98, gap) + 1e-3
+        0.2 * power(0.2, gap) + 0.07 * power(0.97, gap) + 1e-3
     }
 }
 
 /// How much more often an address only probed than asked, in what was read so
 /// far. Bounded so that it never decides by itself.
 pub(super) fn prober(probes: u32, requests: u32) -> f64 {
-    let odds = f64::from(probes + 1) / f64::from(requests + 1);
+    let odds = f64::from(probes.saturating_add(1)) / f64::from(requests.saturating_add(1));
     odds.clamp(1.0 / 6.0, 6.0)
 }
 
@@ -154,7 +156,8 @@ mod tests {
 
     #[test]
     fn an_address_that_only_probes_never_decides() {
-        assert!(prober(u32::MAX - 1, 0) / (1.0 + prober(u32::MAX - 1, 0)) < SURE);
-        assert!(1.0 / (1.0 + prober(0, u32::MAX - 1)) < SURE);
+        for odds in [prober(u32::MAX, 0), 1.0 / prober(0, u32::MAX)] {
+            assert!(odds / (1.0 + odds) < SURE, "{odds}");
+        }
     }
 }

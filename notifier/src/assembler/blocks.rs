@@ -5,6 +5,7 @@
 //! next label; the writer of the last line goes on writing, and a response's
 //! client machine id says which request it answers.
 
+use kms_core::catalog;
 use kms_core::license::Status;
 use kms_core::text::clean;
 use uuid::Uuid;
@@ -69,6 +70,7 @@ pub(super) struct Block {
     pub(super) mark: Option<Mark>,
     pub(super) stage: Stage,
     pub(super) request: Request,
+    application_id: Option<Uuid>,
     /// The workstation name as logged, line feeds included.
     pub(super) name: Vec<u8>,
     pub(super) epid: Option<Box<str>>,
@@ -84,16 +86,54 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// The next label it waits for, and whether `label` would be it.
+    /// Whether it waits for just this label.
     fn expects(&self, label: Label) -> bool {
         match self.stage {
             Stage::Asking(next) => ASKING.get(next) == Some(&label),
             Stage::Waiting => false,
-            Stage::Answering(next) => {
-                ANSWERING.get(next) == Some(&label)
-                    || (ANSWERING.get(next) == Some(&Label::HardwareId)
-                        && label == Label::ClientMachine)
+            Stage::Answering(next) => match ANSWERING.get(next) {
+                Some(Label::HardwareId) if !self.has_hardware_id() => label == Label::ClientMachine,
+                expected => expected == Some(&label),
+            },
+        }
+    }
+
+    /// Only V6 answers tell a hardware id (kms-wire.md 7.6).
+    fn has_hardware_id(&self) -> bool {
+        let protocol = self.request.protocol.as_deref();
+        !protocol.is_some_and(|version| version.starts_with(['4', '5']))
+    }
+
+    /// How a line's value speaks for its being this block's: against it (the
+    /// block already says otherwise), for nothing, for it.
+    fn agrees(&self, label: Label, value: &[u8]) -> Agreement {
+        let answering = matches!(self.stage, Stage::Answering(_));
+        let same = |same: bool| if same { Agreement::Yes } else { Agreement::No };
+        // Half of all requests have the same version and second: equal says little.
+        let unlike = |known: Option<&str>| match known {
+            Some(known) if known.as_bytes() != value => Agreement::No,
+            _ => Agreement::Perhaps,
+        };
+        match label {
+            Label::ClientMachine if answering => {
+                same(self.request.client_machine_id == guid(value))
             }
+            Label::ClientTime if answering => unlike(self.request.client_time.as_deref()),
+            Label::Protocol if answering => unlike(self.request.protocol.as_deref()),
+            Label::Activation => match guid(value).and_then(catalog::product) {
+                Some(product) => same(Some(product.application_id) == self.application_id),
+                None => Agreement::Perhaps,
+            },
+            Label::KmsCounted | Label::MinClients => {
+                match self.request.activation_id.and_then(catalog::product) {
+                    Some(product) if label == Label::KmsCounted => {
+                        same(Some(product.kms_counted_id) == guid(value))
+                    }
+                    Some(product) => same(Some(u64::from(product.min_clients)) == number(value)),
+                    None => Agreement::Perhaps,
+                }
+            }
+            _ => Agreement::Perhaps,
         }
     }
 
@@ -121,6 +161,16 @@ impl Block {
         }
     }
 
+    /// Whether it waits for the label above this one, and that line looks alike in
+    /// requests and responses: another block may have taken it.
+    fn was_robbed(&self, label: Label) -> bool {
+        let Stage::Asking(next) = self.stage else {
+            return false;
+        };
+        let shared = matches!(ASKING.get(next), Some(Label::Protocol | Label::ClientTime));
+        shared && ASKING.get(next + 1) == Some(&label)
+    }
+
     /// Takes a line of its own; says whether its request is answered by it.
     fn take(&mut self, label: Label, value: &[u8], suspect: bool) -> bool {
         self.last_suspect = suspect;
@@ -132,6 +182,9 @@ impl Block {
         let index = |labels: &[Label]| labels.iter().position(|known| *known == label);
         match self.stage {
             Stage::Asking(_) | Stage::Waiting => {
+                if label == Label::Application {
+                    self.application_id = guid(value);
+                }
                 set_request(&mut self.request, &mut self.name, label, value);
                 if let Some(at) = index(&ASKING) {
                     let whole = at + 1 == ASKING.len();
@@ -158,6 +211,14 @@ impl Block {
         }
         false
     }
+}
+
+/// Whether a line's value fits what a block said before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Agreement {
+    Yes,
+    Perhaps,
+    No,
 }
 
 /// What became of a block line.
@@ -202,6 +263,7 @@ impl Blocks {
             mark,
             stage: Stage::Asking(0),
             request: Request::default(),
+            application_id: None,
             name: Vec::new(),
             epid: None,
             active_clients: None,
@@ -279,38 +341,23 @@ impl Blocks {
             Trust::Suspect { name_of } => Some(name_of),
         };
         let fits = |block: &Block| mine(block) && Some(block.begin) != not && block.expects(label);
-        // The writer of the last line goes on writing.
-        if let Some(at) = self
-            .open
-            .iter()
-            .position(|block| last(block) && fits(block))
-        {
-            return Some(at);
-        }
-        let mut fitting = self
+        // Whose value it fits, then the writer of the last line, then who has
+        // waited longest for its turn; one that is only suspected, last.
+        let rank = |block: &Block| {
+            (
+                block.suspect,
+                block.agrees(label, value),
+                !last(block),
+                block.touched,
+            )
+        };
+        let fitting = self
             .open
             .iter()
             .enumerate()
             .filter(|(_, block)| fits(block));
-        if let Some((first, block)) = fitting.next() {
-            // Of several the one whose machine it names, else the one that has
-            // waited longest for its turn; a block that is only suspected, last.
-            let rank = |block: &Block| {
-                let names = label == Label::ClientMachine
-                    && matches!(block.stage, Stage::Answering(_))
-                    && block.request.client_machine_id == guid(value);
-                (!names, block.suspect, block.touched)
-            };
-            return fitting
-                .fold((first, block), |best, next| {
-                    if rank(next.1) < rank(best.1) {
-                        next
-                    } else {
-                        best
-                    }
-                })
-                .0
-                .into();
+        if let Some((at, _)) = fitting.min_by_key(|(_, block)| rank(block)) {
+            return Some(at);
         }
         if not.is_some() {
             return None;
@@ -321,11 +368,12 @@ impl Blocks {
         let only = |block: &Block| {
             self.open.len() == 1 && mine(block) && !block.suspect && block.reaches(label)
         };
-        self.open
-            .iter()
-            .position(repeats)
-            .or_else(|| self.open.iter().position(reaches))
-            .or_else(|| self.open.iter().position(only))
+        let robbed = |block: &Block| mine(block) && block.was_robbed(label);
+        let find = |fits: &dyn Fn(&Block) -> bool| self.open.iter().position(fits);
+        find(&repeats)
+            .or_else(|| find(&reaches))
+            .or_else(|| find(&robbed))
+            .or_else(|| find(&only))
     }
 
     /// A response block belongs to the request with its client machine id.
@@ -447,7 +495,7 @@ fn set_request(request: &mut Request, name: &mut Vec<u8>, label: Label, value: &
         Label::Application => {
             let (id, known) = guid_and_known_name(value);
             request.application = known.or_else(|| {
-                id.and_then(kms_core::catalog::application)
+                id.and_then(catalog::application)
                     .map(|group| group.name.into())
             });
         }
@@ -480,11 +528,9 @@ pub(super) fn resolve_product(request: &mut Request, class: Option<Box<str>>) {
     if request.product.is_some() {
         return;
     }
-    let by_id = request.activation_id.and_then(kms_core::catalog::product);
+    let by_id = request.activation_id.and_then(catalog::product);
     let by_class = || {
-        let group = request
-            .kms_counted_id
-            .and_then(kms_core::catalog::kms_counted);
+        let group = request.kms_counted_id.and_then(catalog::kms_counted);
         class.or_else(|| group.map(|group| group.name.into()))
     };
     request.product = by_id

@@ -13,7 +13,7 @@ const DISORDER: SignedDuration = SignedDuration::from_secs(60);
 /// Turns `YYYY-MM-DD HH:MM:SS` into moments. Most lines share the stamp of the
 /// line above, which costs a comparison of 19 bytes.
 #[derive(Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     zone: TimeZone,
     stamp: [u8; 19],
     time: Option<EventTime>,
@@ -22,7 +22,7 @@ pub struct Clock {
 impl Clock {
     /// A clock for a server that stamps in `zone`.
     #[must_use]
-    pub fn new(zone: TimeZone) -> Self {
+    pub(super) fn new(zone: TimeZone) -> Self {
         Self {
             zone,
             stamp: [0; 19],
@@ -31,7 +31,7 @@ impl Clock {
     }
 
     /// The moment of a server's stamp; `None` if there is no such date.
-    pub fn server(&mut self, stamp: &[u8; 19]) -> Option<EventTime> {
+    pub(super) fn server(&mut self, stamp: &[u8; 19]) -> Option<EventTime> {
         if self.stamp != *stamp || self.time.is_none() {
             let time = self.local(parse(stamp)?)?;
             self.stamp = *stamp;
@@ -42,7 +42,7 @@ impl Clock {
 
     /// The moment of a local time without a year: the year that is nearest to
     /// `modified` (the file's mtime) and not more than a day after it.
-    pub fn yearless(&mut self, stamp: DateTime, modified: Timestamp) -> Option<EventTime> {
+    pub(super) fn yearless(&mut self, stamp: DateTime, modified: Timestamp) -> Option<EventTime> {
         let year = modified.to_zoned(self.zone.clone()).year();
         let limit = modified + SignedDuration::from_hours(24);
         // The years around it, latest first: the first that is not too late is nearest.
@@ -55,7 +55,7 @@ impl Clock {
     }
 
     /// Notes a moment that came with the line itself (container, RFC 5424).
-    pub fn note(&mut self, time: EventTime) {
+    pub(super) fn note(&mut self, time: EventTime) {
         self.stamp = [0; 19];
         self.time = Some(time);
     }

@@ -174,15 +174,6 @@ impl Connections {
         self.all.values().rev().filter(|c| c.closed.is_none())
     }
 
-    /// All that are kept, closed ones that wait included, oldest first.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
-        self.all.values_mut()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.open
-    }
-
     /// The server ended or restarted: nothing says any more whether they live.
     pub(super) fn server_changed(&mut self) {
         for connection in self.all.values_mut().filter(|c| c.closed.is_none()) {

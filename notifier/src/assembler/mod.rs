@@ -94,6 +94,17 @@ impl Counters {
     }
 }
 
+/// What one line was taken for, when [`Assembler::trace`] was asked to tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Trace {
+    /// The id that an event beginning with this line has.
+    pub line: EventId,
+    /// What the line counted as.
+    pub class: Class,
+    /// The request or connection it belongs to.
+    pub subject: Option<EventId>,
+}
+
 /// How much of the log's past is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Past {
@@ -127,6 +138,14 @@ pub struct Assembler {
     /// connection (fork builds).
     processes: Processes,
     counters: Counters,
+    traces: Option<Traces>,
+}
+
+/// Kept only while lines are explained.
+#[derive(Debug, Default)]
+struct Traces {
+    told: Vec<Trace>,
+    subject: Option<EventId>,
 }
 
 /// What syslog's PIDs tell.
@@ -157,6 +176,44 @@ impl Assembler {
             waiting: Waiting::default(),
             processes: Processes::default(),
             counters: Counters::default(),
+            traces: None,
+        }
+    }
+
+    /// Keeps what every line from here on is taken for.
+    pub fn trace(&mut self) {
+        self.traces = Some(Traces::default());
+    }
+
+    /// What the lines since the last call were taken for, in the order that was
+    /// known; nothing unless [`Self::trace`] was called.
+    pub fn take_traces(&mut self) -> Vec<Trace> {
+        self.traces
+            .as_mut()
+            .map(|traces| std::mem::take(&mut traces.told))
+            .unwrap_or_default()
+    }
+
+    /// Counts a line, and tells of it if that was asked for.
+    fn count(&mut self, class: Class, line: impl FnOnce() -> EventId) {
+        self.counters.count(class);
+        if let Some(traces) = &mut self.traces {
+            let subject = traces.subject.take();
+            traces.told.push(Trace {
+                line: line(),
+                class,
+                subject,
+            });
+        }
+    }
+
+    /// Notes which request or connection the line belongs to that is handled.
+    fn concerns(&mut self, subject: impl FnOnce(&Self) -> Option<EventId>) {
+        if self.traces.is_some() {
+            let subject = subject(self);
+            if let Some(traces) = &mut self.traces {
+                traces.subject = subject;
+            }
         }
     }
 
@@ -176,6 +233,13 @@ impl Assembler {
             }
             self.resolve_window(Some(&line), out);
         }
+        if input.unwrapped {
+            // Not the server's, or not to be told from what a client sent.
+            self.count(Class::Unrecognised, || {
+                input.ids.id(input.offset, input.raw)
+            });
+            return;
+        }
         let time = time(&mut self.clock, &line, input);
         self.advance(time.0.map(|time| time.at), out);
         let mut at = At {
@@ -184,7 +248,7 @@ impl Assembler {
             seen: None,
         };
         let class = self.apply(&line, &mut at, input.pid, Trust::Real, out);
-        self.counters.count(class);
+        self.count(class, || at.seen().id);
     }
 
     /// No line came for a while (3 s while following): what waits for more is decided.
@@ -285,12 +349,15 @@ impl Assembler {
         self.note_past(line);
         match line.kind {
             Kind::Field(label, value) => {
-                match self.blocks.field(label, value, pid, trust) {
-                    Taken::Orphan => {}
+                let taken = self.blocks.field(label, value, pid, trust);
+                if let Taken::Line(begin) | Taken::Answered(begin) = taken {
+                    self.concerns_block(begin);
+                }
+                match taken {
                     Taken::Line(begin) if label == Label::Workstation => {
                         self.window = Window::verbose(begin, pid, value);
                     }
-                    Taken::Line(_) => {}
+                    Taken::Orphan | Taken::Line(_) => {}
                     Taken::Answered(begin) => self.answered(begin, out),
                 }
                 return class;
@@ -298,6 +365,7 @@ impl Assembler {
             Kind::RequestMarker(mark) => self.begin(mark, at, pid, false, out),
             Kind::ResponseMarker(mark) => {
                 if let Some(begin) = self.blocks.waiting(pid, mark) {
+                    self.concerns_block(begin);
                     self.blocks.answer(begin);
                     if let Some(block) = self.blocks.get_mut(begin) {
                         block.mark = block.mark.or(mark);
@@ -311,6 +379,7 @@ impl Assembler {
             }
             Kind::QuietResponse { epid } => {
                 if let Some(begin) = self.blocks.waiting(pid, None) {
+                    self.concerns_block(begin);
                     if let Some(block) = self.blocks.get_mut(begin) {
                         block.epid = Some(clean(epid, 64).into());
                     }
@@ -321,6 +390,7 @@ impl Assembler {
                 if let Some(begin) = self.blocks.waiting(pid, None)
                     && let Some(block) = self.blocks.remove(begin)
                 {
+                    self.concerns(|_| Some(block.seen.id));
                     self.ended(block, Some((reason_text(reason), hresult)), out);
                 }
             }
@@ -435,6 +505,15 @@ impl Assembler {
         }
     }
 
+    fn concerns_block(&mut self, begin: Tick) {
+        self.concerns(|this| {
+            this.blocks
+                .iter()
+                .find(|block| block.begin == begin)
+                .map(|block| block.seen.id)
+        });
+    }
+
     /// Learns from a real line whether the log's past is known and dated.
     fn note_past(&mut self, line: &Line<'_>) {
         if !matches!(line.kind, Kind::Unrecognised) {
@@ -464,6 +543,11 @@ impl Assembler {
     fn closed(&mut self, peer: &Endpoint<'_>, out: &mut Vec<Event>) {
         self.tick += 1;
         if let Some(id) = self.connections.find(peer) {
+            self.concerns(|this| {
+                this.connections
+                    .get(id)
+                    .map(|connection| connection.seen.id)
+            });
             self.connections.close(id, self.tick);
             self.waiting.closing.push(id);
             if self.waiting.concerns(id) {
@@ -614,7 +698,8 @@ impl Assembler {
                     block.name.push(b'\n');
                     block.name.extend_from_slice(&parked.text);
                 }
-                self.counters.count(Class::NameContinuation);
+                self.concerns_block(begin);
+                self.count(Class::NameContinuation, || parked.seen.id);
                 continue;
             }
             if index == verdict.forged && window.is_quiet() {
@@ -645,7 +730,7 @@ impl Assembler {
                 };
                 self.apply(&line, &mut at, pid, trust, out)
             };
-            self.counters.count(class);
+            self.count(class, || parked.seen.id);
         }
         if window.is_quiet() {
             self.split_quiet_once(begin);

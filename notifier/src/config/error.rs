@@ -63,7 +63,7 @@ impl ConfigError {
     }
 
     /// An error that belongs to no key of its own.
-    pub(super) fn line(line: impl fmt::Display) -> Self {
+    pub(crate) fn line(line: impl fmt::Display) -> Self {
         Self(redact_urls(&line.to_string()))
     }
 }

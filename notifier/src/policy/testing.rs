@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::event::{Attribution, Event, EventId, Kind, Request, TimeSource, VERSION};
+use crate::event::{Attribution, Event, IdMaker, Kind, Request, TimeSource, VERSION};
 
 /// A moment, in seconds after the epoch.
 pub(crate) fn at(seconds: i64) -> Timestamp {
@@ -20,7 +20,7 @@ pub(crate) fn millis(at: Timestamp) -> i64 {
 /// An answered request whose address is sure. `ip` and `product` also make its
 /// id, its machine and its name.
 pub(crate) fn activation(ip: &str, product: &str) -> Event {
-    let id = EventId::new(b"head", 0, format!("{ip} {product}").as_bytes());
+    let id = IdMaker::new(b"head").id(0, format!("{ip} {product}").as_bytes());
     let request = Request {
         application: Some("Windows".into()),
         product: Some(product.into()),

@@ -1,0 +1,230 @@
+//! The thread of one log: waits for bytes, reads them into events, hands those on.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::mpsc::Sender;
+
+use crate::assembler::Counters;
+use crate::event::Event;
+use crate::hub::Message;
+use crate::reader::{Reader, Traffic};
+use crate::sink::http::LogState;
+use crate::source::Progress;
+use crate::source::child::Child;
+use crate::source::stream::Stream;
+use crate::source::tail::Tail;
+use crate::source::wake::{Backoff, Wake, Waker, Woken};
+
+/// After so long without a line, what waits for more is decided (design section 2).
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// What one log brought since its last batch.
+#[derive(Debug)]
+pub struct Batch {
+    /// Name of the log.
+    pub log: Arc<str>,
+    /// Decided events, in order.
+    pub events: Vec<Event>,
+    /// What the assembler counted.
+    pub counters: Counters,
+    /// What went through the reader.
+    pub traffic: Traffic,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Bytes that are there and not read yet.
+    pub lag: u64,
+    /// When the last line was read; `None` if this batch has none.
+    pub read_at: Option<Timestamp>,
+    /// How the log is doing.
+    pub state: LogState,
+}
+
+/// Where a log's bytes come from, opened.
+pub enum Source {
+    /// A file that grows.
+    File(Box<Tail>),
+    /// Standard input.
+    Stdin(Stream),
+    /// The standard output of a server that was started.
+    Child(Stream, Child),
+}
+
+impl Source {
+    /// Takes one step after a wait.
+    fn step(&mut self, woken: Woken, now: Instant, reader: &mut Reader) -> Progress {
+        match self {
+            Self::File(tail) => tail.poll(now, reader),
+            Self::Stdin(stream) => stream.handle(woken, now, reader),
+            Self::Child(stream, child) => {
+                if child.exit().is_some() {
+                    stream.writer_ended(now);
+                }
+                stream.handle(woken, now, reader)
+            }
+        }
+    }
+
+    /// Ends in the middle: what is there of a last line is handed over.
+    fn finish(&mut self, reader: &mut Reader) {
+        if let Self::Stdin(stream) | Self::Child(stream, _) = self {
+            stream.finish(reader);
+        }
+    }
+
+    fn is_child(&self) -> bool {
+        matches!(self, Self::Child(..))
+    }
+}
+
+/// One log, ready to be followed on a thread of its own.
+pub struct Follower {
+    log: Arc<str>,
+    source: Source,
+    wake: Wake,
+    reader: Reader,
+    hub: Sender<Message>,
+    ends: Vec<Waker>,
+}
+
+impl Follower {
+    /// `wake` is what the source's wakers wake.
+    #[must_use]
+    pub fn new(
+        log: Arc<str>,
+        source: Source,
+        wake: Wake,
+        reader: Reader,
+        hub: Sender<Message>,
+    ) -> Self {
+        Self {
+            log,
+            source,
+            wake,
+            reader,
+            hub,
+            ends: Vec::new(),
+        }
+    }
+
+    /// Has these logs end when this one does.
+    pub fn ends(&mut self, others: Vec<Waker>) {
+        self.ends = others;
+    }
+
+    /// Follows until the source ends or the waker says stop. Blocks its thread,
+    /// also while the hub is busy: that holds the reading back, which is meant.
+    pub fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut last_line = Instant::now_here();
+        let mut state = LogState::Waiting;
+        let mut progress = self.step(Woken::TimedOut, &mut last_line);
+        loop {
+            let next = self.state(&progress);
+            if !self.hand_over(&progress, next, next != state) {
+                return;
+            }
+            state = next;
+            if progress.ended {
+                break;
+            }
+            if let Some(error) = self.wake.watch_error() {
+                tracing::warn!(log = %self.log, "no notifications from the kernel, polling instead: {error}");
+            }
+            let woken = if progress.at_end {
+                let mut wait = backoff.after(&progress);
+                if self.reader.has_waiting() {
+                    wait = wait.min(SILENCE.saturating_sub(last_line.elapsed()));
+                }
+                self.wake.wait(wait)
+            } else {
+                self.wake.wait(Duration::ZERO)
+            };
+            if matches!(woken, Woken::Stop) {
+                break;
+            }
+            progress = self.step(woken, &mut last_line);
+            if progress.read == 0 && self.reader.has_waiting() && last_line.elapsed() >= SILENCE {
+                self.reader.handle_idle();
+            }
+        }
+        self.source.finish(&mut self.reader);
+        self.reader.finish(self.source.is_child());
+        self.hand_over(&progress, LogState::Ended, true);
+        self.ends.iter().for_each(Waker::stop);
+        // The hub counts the logs that are left; it is gone only after the last.
+        let _ = self.hub.blocking_send(Message::LogEnded);
+    }
+
+    fn step(&mut self, woken: Woken, last_line: &mut Instant) -> Progress {
+        let now = Instant::now_here();
+        self.reader.set_now(wall_clock());
+        let progress = self.source.step(woken, now, &mut self.reader);
+        if progress.read > 0 {
+            *last_line = now;
+        }
+        progress
+    }
+
+    fn state(&self, progress: &Progress) -> LogState {
+        match progress {
+            Progress { ended: true, .. } => LogState::Ended,
+            Progress {
+                waiting_for_file: true,
+                ..
+            } => LogState::Waiting,
+            Progress {
+                at_end: false,
+                read: 0,
+                ..
+            } => LogState::Stalled,
+            _ => LogState::Ready,
+        }
+    }
+
+    /// Sends what there is, if there is anything. Says whether the hub lives.
+    fn hand_over(&mut self, progress: &Progress, state: LogState, changed: bool) -> bool {
+        let traffic = self.reader.take_traffic();
+        let events = self.reader.take_events();
+        if progress.read == 0 && events.is_empty() && traffic == Traffic::default() && !changed {
+            return true;
+        }
+        let batch = Batch {
+            log: Arc::clone(&self.log),
+            events,
+            counters: self.reader.take_counters(),
+            traffic,
+            bytes: progress.read,
+            lag: progress.lag,
+            read_at: (traffic.lines > 0).then(wall_clock),
+            state,
+        };
+        self.hub
+            .blocking_send(Message::Batch(Box::new(batch)))
+            .is_ok()
+    }
+}
+
+/// The thread of a log is an edge: here, and only here, it asks what time it is.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an edge: lines are stamped with when they are read"
+)]
+fn wall_clock() -> Timestamp {
+    Timestamp::now()
+}
+
+trait Here {
+    fn now_here() -> Self;
+}
+
+impl Here for Instant {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an edge: pauses between lines are measured here"
+    )]
+    fn now_here() -> Self {
+        Self::now()
+    }
+}

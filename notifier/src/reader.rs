@@ -1,0 +1,249 @@
+//! One log from raw lines to events: the way through source, line and assembler.
+
+use std::sync::Arc;
+
+use jiff::civil::DateTime;
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::assembler::{Assembler, Counters, Input};
+use crate::event::{Event, IdMaker};
+use crate::source::container::{Form, Format, Message, Stamp, Unwrapper};
+use crate::source::{Closed, LineHandler, Notice, Opened, RawLine, Rotation};
+
+/// Reads the generations of one log into events. It reads no clock: whoever
+/// drives it says what time it is with [`Reader::set_now`], or does not in a replay.
+#[derive(Debug)]
+pub struct Reader {
+    log: Arc<str>,
+    assembler: Assembler,
+    format: Format,
+    max_line: usize,
+    generations: Vec<(u32, Generation)>,
+    now: Option<Timestamp>,
+    events: Vec<Event>,
+    traffic: Traffic,
+}
+
+#[derive(Debug)]
+struct Generation {
+    ids: Option<IdMaker>,
+    unwrapper: Unwrapper,
+    modified: Option<Timestamp>,
+}
+
+/// What went through since the last [`Reader::take_traffic`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Lines, the longest included.
+    pub lines: u64,
+    /// Lines that lost their end to the bound.
+    pub cut: u64,
+    /// Rotations by rename.
+    pub renames: u64,
+    /// Rotations by truncation.
+    pub truncations: u64,
+    /// Bytes that were there and never became a line.
+    pub lost: u64,
+}
+
+impl Reader {
+    /// For the log called `log`, whose server stamps lines in `zone`.
+    #[must_use]
+    pub fn new(log: Arc<str>, zone: TimeZone, format: Format, max_line: usize) -> Self {
+        Self {
+            assembler: Assembler::new(Arc::clone(&log), zone),
+            log,
+            format,
+            max_line,
+            generations: Vec::new(),
+            now: None,
+            events: Vec::new(),
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Says when the lines that follow are read.
+    pub fn set_now(&mut self, now: Timestamp) {
+        self.now = Some(now);
+    }
+
+    /// No line came for a while: what waits for more is decided.
+    pub fn handle_idle(&mut self) {
+        self.assembler.handle_idle(&mut self.events);
+    }
+
+    /// The log ends here; `server_ended` says that the server did, too.
+    pub fn finish(&mut self, server_ended: bool) {
+        while let Some((_, mut generation)) = self.generations.pop() {
+            generation.flush(&mut self.assembler, self.now, &mut self.events);
+        }
+        self.assembler.finish(server_ended, &mut self.events);
+    }
+
+    /// Whether [`Self::handle_idle`] would decide something.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        self.assembler.has_waiting()
+    }
+
+    /// The events since the last call, in the order they were decided.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// The same without giving the list away: for a caller that goes on at once.
+    pub fn drain_events(&mut self) -> std::vec::Drain<'_, Event> {
+        self.events.drain(..)
+    }
+
+    /// The assembler, for those who want its traces.
+    pub fn assembler(&mut self) -> &mut Assembler {
+        &mut self.assembler
+    }
+
+    /// What the assembler counted since the last call.
+    pub fn take_counters(&mut self) -> Counters {
+        self.assembler.take_counters()
+    }
+
+    /// What went through since the last call.
+    pub fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
+    }
+}
+
+impl LineHandler for Reader {
+    fn opened(&mut self, opened: Opened<'_>) {
+        let generation = Generation {
+            ids: opened.head.map(IdMaker::new),
+            unwrapper: Unwrapper::new(self.format, opened.head, self.max_line),
+            modified: opened
+                .modified
+                .and_then(|time| Timestamp::try_from(time).ok()),
+        };
+        self.generations.push((opened.generation, generation));
+    }
+
+    #[inline]
+    fn line(&mut self, generation: u32, line: RawLine<'_>) {
+        self.traffic.lines += 1;
+        self.traffic.cut += u64::from(line.cut);
+        // One generation, or two after a rotation.
+        let found = self
+            .generations
+            .iter_mut()
+            .rev()
+            .find(|(number, _)| *number == generation);
+        if let Some((_, generation)) = found {
+            generation.line(line, &mut self.assembler, self.now, &mut self.events);
+        }
+    }
+
+    fn closed(&mut self, closed: Closed) {
+        self.traffic.lost += closed.lost;
+        if closed.lost > 0 {
+            let (log, lost) = (&self.log, closed.lost);
+            tracing::warn!(%log, lost, reason = ?closed.reason, "bytes were lost to a rotation");
+        }
+        let found = self
+            .generations
+            .iter()
+            .position(|(number, _)| *number == closed.generation);
+        if let Some(at) = found {
+            let (_, mut generation) = self.generations.remove(at);
+            generation.flush(&mut self.assembler, self.now, &mut self.events);
+        }
+    }
+
+    fn rotated(&mut self, kind: Rotation) {
+        tracing::info!(log = %self.log, ?kind, "the log was rotated");
+        match kind {
+            Rotation::Rename => self.traffic.renames += 1,
+            Rotation::Truncate => self.traffic.truncations += 1,
+        }
+    }
+
+    fn notice(&mut self, notice: Notice<'_>) {
+        let log = &self.log;
+        match notice {
+            Notice::Missing => tracing::info!(%log, "there is no such file; waiting for it"),
+            Notice::Unreadable(error) => tracing::warn!(%log, "{error}; trying again"),
+            Notice::ReadFailed { error, .. } => tracing::warn!(%log, "reading failed: {error}"),
+        }
+    }
+}
+
+impl Generation {
+    #[inline]
+    fn line(
+        &mut self,
+        line: RawLine<'_>,
+        assembler: &mut Assembler,
+        now: Option<Timestamp>,
+        events: &mut Vec<Event>,
+    ) {
+        let ids = self.ids.get_or_insert_with(|| IdMaker::new(line.bytes));
+        let (ids, modified) = (&*ids, self.modified);
+        // The form may be known only by this line itself.
+        let mut messages = |message: Message<'_>, wrapped_form: bool| {
+            handle(
+                &message,
+                wrapped_form,
+                ids,
+                modified,
+                now,
+                assembler,
+                events,
+            );
+        };
+        let plain = matches!(self.unwrapper.form(), None | Some(Form::Plain));
+        self.unwrapper
+            .handle_line(line, &mut |message| messages(message, !plain));
+    }
+
+    fn flush(
+        &mut self,
+        assembler: &mut Assembler,
+        now: Option<Timestamp>,
+        events: &mut Vec<Event>,
+    ) {
+        let Some(ids) = &self.ids else { return };
+        let modified = self.modified;
+        self.unwrapper.finish(&mut |message| {
+            handle(&message, true, ids, modified, now, assembler, events);
+        });
+    }
+}
+
+fn handle(
+    message: &Message<'_>,
+    wrapped_form: bool,
+    ids: &IdMaker,
+    modified: Option<Timestamp>,
+    now: Option<Timestamp>,
+    assembler: &mut Assembler,
+    events: &mut Vec<Event>,
+) {
+    let (stamp, yearless) = match message.stamp {
+        Some(Stamp::Exact(time)) => (Some(time), None),
+        Some(Stamp::Yearless(s)) => {
+            // Any leap year: the real one is found from the file's mtime, which
+            // while following is now.
+            let date = DateTime::new(2000, s.month, s.day, s.hour, s.minute, s.second, 0).ok();
+            (None, date.zip(now.or(modified)))
+        }
+        None => (None, None),
+    };
+    let input = Input {
+        text: message.text,
+        raw: message.raw,
+        offset: message.offset,
+        ids,
+        stamp,
+        yearless,
+        pid: message.pid,
+        unwrapped: wrapped_form && !message.wrapped,
+        read_at: now,
+    };
+    assembler.handle_line(&input, events);
+}
