@@ -1,6 +1,6 @@
 //! A Slack incoming webhook on loopback that behaves as a test tells it to.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -53,6 +53,29 @@ impl Post {
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).expect("a post's body is JSON")
+    }
+
+    /// The labels and values that a message about one client shows; empty for a
+    /// digest.
+    #[must_use]
+    pub fn fields(&self) -> BTreeMap<String, String> {
+        let json = self.json();
+        let blocks = json["blocks"].as_array().into_iter().flatten();
+        let fields = blocks.flat_map(|block| block["fields"].as_array().into_iter().flatten());
+        let texts = fields.filter_map(|field| field["text"].as_str()?.split_once('\n'));
+        texts
+            .map(|(label, value)| (label.into(), value.into()))
+            .collect()
+    }
+
+    /// The lines of a digest; empty for a message about one client.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let json = self.json();
+        let blocks = json["blocks"].as_array().into_iter().flatten();
+        let sections = blocks.filter(|block| block["type"] == "section");
+        let texts = sections.filter_map(|section| section["text"]["text"].as_str());
+        texts.flat_map(str::lines).map(str::to_owned).collect()
     }
 }
 
