@@ -22,7 +22,7 @@ use std::time::Duration;
 pub use exposition::{Exposition, Sample};
 pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
-pub use recorded::{Recording, recordings, replay};
+pub use recorded::{Recording, check_at_once, recordings, replay};
 pub use sidecar::Sidecar;
 pub use slack::{Behaviour, FakeSlack, Post};
 pub use visit::{Visit, server_started, server_stopped};

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use serde_json::Value;
 
@@ -88,4 +89,21 @@ pub fn replay(arguments: &[&str], files: &[&Path]) -> Vec<Value> {
     assert!(output.status.success(), "{files:?}: {errors}");
     assert_eq!(errors, "", "{files:?}");
     json_lines(&output.stdout)
+}
+
+/// Checks all of these at the same time, each on a thread that has its name: a
+/// sidecar mostly waits for its next message to be due.
+///
+/// # Panics
+/// When one of the checks does.
+pub fn check_at_once(recordings: Vec<Recording>, check: impl Fn(&Recording) + Sync) {
+    thread::scope(|scope| {
+        for recording in recordings {
+            let check = &check;
+            thread::Builder::new()
+                .name(recording.name.clone())
+                .spawn_scoped(scope, move || check(&recording))
+                .expect("a thread starts");
+        }
+    });
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -35,7 +36,7 @@ pub enum Behaviour {
 }
 
 /// One request as it arrived.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Post {
     /// Method, path and content type.
     pub head: (String, String, String),
@@ -76,6 +77,13 @@ impl Post {
         let sections = blocks.filter(|block| block["type"] == "section");
         let texts = sections.filter_map(|section| section["text"]["text"].as_str());
         texts.flat_map(str::lines).map(str::to_owned).collect()
+    }
+}
+
+impl fmt::Debug for Post {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        write!(f, "{body} -> {:?}", self.answer)
     }
 }
 
@@ -200,8 +208,8 @@ fn serve(listener: TcpListener, state: &Arc<Watch<State>>, stopped: oneshot::Rec
 #[derive(Debug)]
 struct Cut;
 
-impl std::fmt::Display for Cut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cut as the script says")
     }
 }
