@@ -133,18 +133,22 @@ fn an_end_decides_and_tells_what_waits() {
 fn a_reader_who_has_enough_ends_it_quietly() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = LogWriter::open(dir.path().join("log"));
-    let mut command = notifier();
+    // A pipe of the shell's own: one made here would be held open for a moment
+    // by every process that another test starts.
+    let script =
+        r#"set -o pipefail; "$@" | { read -r line; echo "$line"; exec <&-; echo gone >&2; }"#;
+    let notifier = notifier();
+    let mut command = Command::new("bash");
     command
+        .args(["-c", script, "-"])
+        .arg(notifier.get_program())
         .args(["run", "--from", "start", "--log"])
-        .arg(log.path());
-    let (reader, writer) = std::io::pipe().unwrap();
-    let mut sidecar = Sidecar::spawn_into(&mut command, writer);
-    // The command holds the writing end too, and would hold it open.
-    drop(command);
+        .arg(log.path())
+        .env("METRICS_PORT", "0");
+    let mut sidecar = Sidecar::spawn(&mut command);
     log.bytes(Visit::from("10.10.0.1").probe());
-    let mut line = String::new();
-    BufReader::new(reader).read_line(&mut line).unwrap();
-    assert!(line.contains("probe"), "{line}");
+    assert!(sidecar.wait_for_lines(1)[0].contains("probe"));
+    sidecar.wait_for_log(|line| line == "gone");
     // The reader is gone, which the next event finds out.
     log.bytes(Visit::from("10.10.0.2").probe());
     assert_eq!(sidecar.wait().code(), Some(0), "{sidecar:?}");
