@@ -7,6 +7,12 @@
 //! time: the tables are constants.
 
 pub mod catalog;
+pub mod cipher;
+pub mod cursor;
 pub mod hresult;
+pub mod lab;
 pub mod license;
+pub mod message;
+pub mod pdu;
+pub mod stub;
 pub mod text;
