@@ -14,5 +14,6 @@ pub mod lab;
 pub mod license;
 pub mod message;
 pub mod pdu;
+pub mod responder;
 pub mod stub;
 pub mod text;
