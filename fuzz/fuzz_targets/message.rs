@@ -6,6 +6,7 @@ use kms_core::catalog::Protocol;
 use kms_core::lab::LabSuite;
 use kms_core::message::envelope::{open_request, open_response, seal_request, seal_response};
 use kms_core::message::{BaseRequest, BaseResponse, Version};
+use kms_core::text::is_hidden;
 use libfuzzer_sys::fuzz_target;
 
 const IV: [u8; 16] = [9; 16];
@@ -21,8 +22,10 @@ fuzz_target!(|input: &[u8]| {
     }
     let base = input.get(..BaseRequest::LEN).unwrap_or(input);
     if let Ok(mut request) = BaseRequest::decode(base) {
-        request.workstation.cleaned();
-        let _ = request.client_time.to_string();
+        let name = request.workstation.cleaned();
+        assert!(!name.contains(is_hidden) && name.chars().count() <= 64);
+        // Every 64-bit time has a text: a failing `Display` would panic here.
+        assert!(request.client_time.to_string().len() >= 19);
         for protocol in [Protocol::V4, Protocol::V5, Protocol::V6] {
             request.version = protocol.into();
             request_survives(&request);

@@ -14,8 +14,10 @@ use kms_core::text::is_hidden;
 use kms_core::vlmcsd_log::{Detail, LogWriter};
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|input: (u8, &[u8])| {
-    let (choices, mut rest) = input;
+fuzz_target!(|input: &[u8]| {
+    // The policy is in the last byte, so that samples serve as seeds as they are.
+    let choices = input.last().copied().unwrap_or_default();
+    let mut rest = input;
     let policy = Policy {
         whitelist: Whitelist::from_level(choices & 3).expect("two bits"),
         check_client_time: choices & 4 != 0,

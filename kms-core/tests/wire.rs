@@ -48,7 +48,9 @@ fn last_step(bytes: &[u8]) -> Step {
         let step = association.handle(rest, env, &mut Vec::new());
         match &step {
             Step::Done(outcome) if outcome.consumed < rest.len() => {
-                rest = &rest[outcome.consumed..];
+                rest = rest
+                    .get(outcome.consumed..)
+                    .expect("no more than it was given");
             }
             _ => return step,
         }

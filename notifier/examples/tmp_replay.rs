@@ -21,10 +21,25 @@ fn main() {
             pid = Some(s[i + 7..j].parse().unwrap());
             text = &raw[j + 3..];
         }
-        a.handle_line(&Input { text, raw, offset: off, ids, stamp: None, yearless: None, pid, unwrapped: false, read_at: None }, &mut out);
+        a.handle_line(
+            &Input {
+                text,
+                raw,
+                offset: off,
+                ids,
+                stamp: None,
+                yearless: None,
+                pid,
+                unwrapped: false,
+                read_at: None,
+            },
+            &mut out,
+        );
         off += l.len() as u64;
     }
     a.finish(false, &mut out);
-    for e in &out { println!("{}", serde_json::to_string(e).unwrap()); }
+    for e in &out {
+        println!("{}", serde_json::to_string(e).unwrap());
+    }
     eprintln!("{:?}", a.take_counters());
 }

@@ -4,8 +4,26 @@
 //! its policy, its cipher suite, the clients it counts. An [`Association`] is one
 //! connection's state: it takes the bytes received so far and says what to send
 //! and whether to go on ([`Action`]), why ([`Reason`]), and what a log needs
-//! ([`Exchange`]). How strict it is, and where vlmcsd is not, is in the table of
-//! `tests.rs`.
+//! ([`Exchange`]).
+//!
+//! How strict an association is:
+//!
+//! | what arrives | what it does |
+//! |---|---|
+//! | length below 16 or above [`crate::pdu::MAX_FRAGMENT`] | close |
+//! | RPC version other than 5.0 | bind_nak 4, or fault `nca_s_proto_error`; close |
+//! | byte order other than little-endian | bind_nak 0, or the same fault; close |
+//! | authentication | bind_nak 8, or fault 5; close |
+//! | request or alter_context before a bind | fault `nca_s_proto_error`; close |
+//! | second bind; a bind in fragments, or without offers | bind_nak 0; close |
+//! | nothing of a bind acceptable | bind_ack that rejects all |
+//! | fragments of a request | put together up to the same length; out of order fault `nca_s_proto_error`; close |
+//! | context id that carries no data syntax | fault `nca_s_unk_if` |
+//! | operation other than 0 | fault `nca_s_op_rng_error` |
+//! | arguments that cannot be read | fault `RPC_X_BAD_STUB_DATA` |
+//! | KMS version, length or seal that is not right | response 0x8007000D |
+//! | co_cancel, orphaned | nothing |
+//! | any other type | close |
 //!
 //! ```
 //! use jiff::Timestamp;

@@ -319,7 +319,34 @@ impl Assembler {
             weigh::UNSEEN_LATE
         };
         let shares = weigh::shares(&rows, &idle, unseen);
-        if std::env::var("DBG").is_ok() { for (p,(r,sh)) in self.waiting.pending.iter().zip(rows.iter().zip(&shares)) { eprintln!("ROW begin {} line {} ws {:?}", p.asked.begin, self.line, p.events[0].request.as_ref().and_then(|r| r.workstation.clone())); for ((c,w),(_,s)) in r.iter().zip(sh) { let k=self.connections.get(columns[*c]).unwrap(); eprintln!("   {} {:?}:{:?} w {:.5} idle {:.4} share {:.4} req {} sure {:?} closed {:?}", k.accepted,k.ip,k.port,w,idle[*c],s,k.requests,k.speaker.map(|s|s.share),k.closed);} } } // DBGLINE
+        if std::env::var("DBG").is_ok() {
+            for (p, (r, sh)) in self.waiting.pending.iter().zip(rows.iter().zip(&shares)) {
+                eprintln!(
+                    "ROW begin {} line {} ws {:?}",
+                    p.asked.begin,
+                    self.line,
+                    p.events[0]
+                        .request
+                        .as_ref()
+                        .and_then(|r| r.workstation.clone())
+                );
+                for ((c, w), (_, s)) in r.iter().zip(sh) {
+                    let k = self.connections.get(columns[*c]).unwrap();
+                    eprintln!(
+                        "   {} {:?}:{:?} w {:.5} idle {:.4} share {:.4} req {} sure {:?} closed {:?}",
+                        k.accepted,
+                        k.ip,
+                        k.port,
+                        w,
+                        idle[*c],
+                        s,
+                        k.requests,
+                        k.speaker.map(|s| s.share),
+                        k.closed
+                    );
+                }
+            }
+        } // DBGLINE
         shares
             .iter()
             .map(|row| self.believe(row, &columns))
@@ -473,10 +500,10 @@ impl Assembler {
             };
             connection.requests += 1;
             if connection.speaker.is_none() {
-                connection.speaker = pending.asked.machine.map(|machine| Speaker {
-                    machine,
-                    share,
-                });
+                connection.speaker = pending
+                    .asked
+                    .machine
+                    .map(|machine| Speaker { machine, share });
             }
         }
     }
@@ -509,10 +536,7 @@ impl Assembler {
         }
         connection.active = now.or(connection.active);
         if let Some(machine) = asked.machine {
-            connection.speaker = Some(Speaker {
-                machine,
-                share,
-            });
+            connection.speaker = Some(Speaker { machine, share });
         }
         let (ip, rpc) = (connection.ip, connection.rpc);
         self.waiting.learn(ip, |habit| habit.requests += 1);
