@@ -61,7 +61,7 @@ pub enum Kind<'a> {
         /// The words of the line.
         reason: &'a [u8],
     },
-    /// kms-core's relay: `Relayed request: v6.0, protected, outcome answered` (design section 8).
+    /// kms-core's relay: `Relayed request: v6.0, protected, outcome answered` (kms-wire.md 7.11).
     Relayed {
         /// `6.0`
         protocol: &'a [u8],
