@@ -54,6 +54,8 @@ fn full() -> Event {
         zone: text(),
         source: Some("external".into()),
         request: Some(Box::new(Request {
+            // Not printed: it only names a metrics label.
+            protected: false,
             application: text(),
             product: text(),
             activation_id: uuid,
