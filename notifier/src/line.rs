@@ -64,7 +64,7 @@ pub enum Kind<'a> {
         /// The code that the client got.
         hresult: u32,
     },
-    /// kms-core's relay: `Relayed request: v6.0, protected, outcome answered` (design section 8).
+    /// kms-core's relay: `Relayed request: v6.0, protected, outcome answered` (kms-wire.md 7.11).
     Relayed {
         /// `6.0`
         protocol: &'a [u8],
