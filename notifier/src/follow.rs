@@ -61,7 +61,13 @@ impl Source {
                 if child.exit().is_some() {
                     stream.writer_ended(now);
                 }
-                stream.handle(woken, now, reader)
+                let progress = stream.handle(woken, now, reader);
+                Progress {
+                    // Its exit code is ours, so it is waited for even if it has
+                    // nothing more to say.
+                    ended: progress.ended && child.exit().is_some(),
+                    ..progress
+                }
             }
         }
     }

@@ -220,7 +220,11 @@ async fn supervise(
             }
             () = last_call => {
                 tracing::warn!("stopped at the deadline");
-                running.forward(rustix::process::Signal::KILL);
+                if running.child.is_some() {
+                    running.forward(rustix::process::Signal::KILL);
+                    // Its end is that of its log, and of the hub after that.
+                    let _ = tokio::time::timeout(GRACE, hub).await;
+                }
                 return Ok(());
             }
             signal = signals.next() => match signal {
