@@ -146,7 +146,6 @@ impl<W: Write> Hub<W> {
             self.policy.handle_event(event, now);
             self.metrics.observe(event);
         }
-        stdout::print(&mut self.out, &batch.events)?;
         for (class, lines) in Class::ALL.iter().zip(batch.counters.lines) {
             log.lines(class.as_str(), lines);
         }
@@ -172,7 +171,8 @@ impl<W: Write> Hub<W> {
         self.metrics
             .evicted(Evicted::WaitingEvent, batch.counters.evicted_requests);
         self.readiness.set(&batch.log, batch.state);
-        Ok(())
+        // Last: whoever sees an event finds it counted.
+        stdout::print(&mut self.out, &batch.events)
     }
 
     /// Hands over every message that is due now.
