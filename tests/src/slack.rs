@@ -63,7 +63,7 @@ impl Post {
         let json = self.json();
         let blocks = json
             .get("blocks")
-            .and_then(Value::as_array)
+            .and_then(serde_json::Value::as_array)
             .into_iter()
             .flatten();
         let fields = blocks.flat_map(|block| block["fields"].as_array().into_iter().flatten());
@@ -79,12 +79,15 @@ impl Post {
         let json = self.json();
         let blocks = json
             .get("blocks")
-            .and_then(Value::as_array)
+            .and_then(serde_json::Value::as_array)
             .into_iter()
             .flatten();
         let sections = blocks.filter(|block| block["type"] == "section");
-        let texts =
-            sections.filter_map(|section| section.pointer("/text/text").and_then(Value::as_str));
+        let texts = sections.filter_map(|section| {
+            section
+                .pointer("/text/text")
+                .and_then(serde_json::Value::as_str)
+        });
         texts.flat_map(str::lines).map(str::to_owned).collect()
     }
 }
