@@ -64,6 +64,7 @@ pub fn settings(reading: &Reading) -> Settings {
         classes: Classes::new(&classes).expect("checked when the configuration was read"),
         dedup_window: reading.dedup_window,
         post_refused: reading.post_refused,
+        post_max_age: reading.post_max_age,
     }
 }
 

@@ -53,6 +53,10 @@ const MAX_LINE: std::ops::RangeInclusive<Size> = Size(1 << 10)..=Size(16 << 20);
 const DEDUP_WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(31 * 24 * 3600);
 
+/// A year is as good as for ever; below a minute nothing would be posted alone.
+const POST_MAX_AGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3600);
+
 /// What to do, everything checked.
 #[derive(Debug)]
 pub enum Command {
@@ -109,6 +113,8 @@ pub struct Reading {
     pub dedup_window: Duration,
     /// Whether refused requests are posted.
     pub post_refused: bool,
+    /// What happened longer ago is posted in digests only.
+    pub post_max_age: Duration,
     /// Form of the program's own log.
     pub log_format: LogFormat,
     /// What the program's own log holds.
@@ -233,6 +239,12 @@ fn reading(layers: &mut Layers) -> Result<Reading, ConfigError> {
             &DEDUP_WINDOW,
         )?,
         post_refused: layers.value("post-refused", |raw| &raw.reading.post_refused, false)?,
+        post_max_age: layers.bounded(
+            "post-max-age",
+            |raw| &raw.reading.post_max_age,
+            Duration::from_secs(24 * 3600),
+            &POST_MAX_AGE,
+        )?,
         log_format: layers.value(
             "log-format",
             |raw| &raw.reading.log_format,

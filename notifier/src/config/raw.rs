@@ -168,6 +168,9 @@ pub(super) struct RawReading {
     /// Post refused requests too [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) post_refused: Option<Text>,
+    /// What happened longer ago is posted in digests only [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) post_max_age: Option<Text>,
     /// Form of the program's own log on stderr: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<Text>,
