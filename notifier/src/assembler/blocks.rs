@@ -279,8 +279,23 @@ impl Blocks {
         self.open.iter_mut().find(|block| block.begin == begin)
     }
 
-    pub(super) fn iter(&self) -> std::slice::Iter<'_, Block> {
-        self.open.iter()
+    pub(super) fn get(&self, begin: Tick) -> Option<&Block> {
+        self.open.iter().find(|block| block.begin == begin)
+    }
+
+    /// The oldest block that fits.
+    pub(super) fn find(&self, fits: impl Fn(&Block) -> bool) -> Option<Tick> {
+        self.open
+            .iter()
+            .find(|block| fits(block))
+            .map(|block| block.begin)
+    }
+
+    /// Whether another block than `not` waits for an answer.
+    pub(super) fn others_wait(&self, not: Tick) -> bool {
+        self.open
+            .iter()
+            .any(|block| block.begin != not && block.stage == Stage::Waiting)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -292,21 +307,20 @@ impl Blocks {
         Some(self.open.remove(at))
     }
 
-    /// Gives a line to the block that waits for it. A suspect line goes only to
-    /// a block that waits for just it, and never to `not`, the block whose name
-    /// the line may be part of.
+    /// Gives a line to the block that waits for it. A line that may be part of
+    /// the name of `name_of` goes only to another block that waits for just it.
     pub(super) fn field(
         &mut self,
         label: Label,
         value: &[u8],
         pid: Option<u32>,
-        trust: Trust,
+        name_of: Option<Tick>,
     ) -> Taken {
         self.lines += 1;
-        let Some(at) = self.writer_of(label, value, pid, trust) else {
+        let Some(at) = self.writer_of(label, value, pid, name_of) else {
             return Taken::Orphan;
         };
-        let suspect = trust != Trust::Real;
+        let suspect = name_of.is_some();
         let Some(block) = self.open.get_mut(at) else {
             return Taken::Orphan;
         };
@@ -332,15 +346,12 @@ impl Blocks {
         label: Label,
         value: &[u8],
         pid: Option<u32>,
-        trust: Trust,
+        name_of: Option<Tick>,
     ) -> Option<usize> {
         let mine = |block: &Block| pid.is_none() || block.seen.pid == pid;
         let last = |block: &Block| self.writer == Some(block.begin);
-        let not = match trust {
-            Trust::Real => None,
-            Trust::Suspect { name_of } => Some(name_of),
-        };
-        let fits = |block: &Block| mine(block) && Some(block.begin) != not && block.expects(label);
+        let fits =
+            |block: &Block| mine(block) && Some(block.begin) != name_of && block.expects(label);
         // Whose value it fits, then the writer of the last line, then who has
         // waited longest for its turn; one that is only suspected, last.
         let rank = |block: &Block| {
@@ -359,7 +370,7 @@ impl Blocks {
         if let Some((at, _)) = fitting.min_by_key(|(_, block)| rank(block)) {
             return Some(at);
         }
-        if not.is_some() {
+        if name_of.is_some() {
             return None;
         }
         let repeats = |block: &Block| mine(block) && block.repeats(label);
@@ -407,7 +418,6 @@ impl Blocks {
     pub(super) fn waiting(&self, pid: Option<u32>, mark: Option<Mark>) -> Option<Tick> {
         let waits = |block: &&Block| {
             block.stage == Stage::Waiting
-                && !block.suspect
                 && (pid.is_none() || block.seen.pid == pid)
                 && (mark.is_none() || block.mark.is_none() || block.mark == mark)
         };
@@ -445,18 +455,6 @@ impl Blocks {
     pub(super) fn interrupted(&mut self) {
         self.writer = None;
     }
-}
-
-/// How far a line can be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
-    /// The server wrote it.
-    Real,
-    /// It may be part of the workstation name of this block.
-    Suspect {
-        /// The block whose name it may belong to.
-        name_of: Tick,
-    },
 }
 
 fn guid(value: &[u8]) -> Option<Uuid> {
