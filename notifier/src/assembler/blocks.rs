@@ -236,8 +236,9 @@ pub(super) enum Taken {
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     open: Vec<Block>,
-    /// The block that wrote the last line, if the last line was a block's.
-    writer: Option<Tick>,
+    /// The block that wrote the last line, if the last line was a block's, and
+    /// how many lines it has written since another one did.
+    writer: Option<(Tick, u32)>,
     lines: u64,
     pub(super) evicted: u64,
 }
@@ -255,7 +256,7 @@ impl Blocks {
         let given_up = (self.open.len() >= MAX_OPEN).then(|| self.open.remove(0));
         self.evicted += u64::from(given_up.is_some());
         if !suspect {
-            self.writer = Some(begin);
+            self.wrote(begin);
         }
         self.open.push(Block {
             begin,
@@ -328,7 +329,7 @@ impl Blocks {
         block.touched = self.lines;
         let answered = block.take(label, value, suspect);
         if !suspect {
-            self.writer = Some(begin);
+            self.wrote(begin);
         }
         if label == Label::ClientMachine {
             self.relink(begin, value);
@@ -349,16 +350,16 @@ impl Blocks {
         name_of: Option<Tick>,
     ) -> Option<usize> {
         let mine = |block: &Block| pid.is_none() || block.seen.pid == pid;
-        let last = |block: &Block| self.writer == Some(block.begin);
+        let last = |block: &Block| self.is_writer(block.begin);
         let fits =
             |block: &Block| mine(block) && Some(block.begin) != name_of && block.expects(label);
-        // Whose value it fits, then the writer of the last line, then who has
+        // Whose value it fits, then the writer of the last lines, then who has
         // waited longest for its turn; one that is only suspected, last.
         let rank = |block: &Block| {
             (
                 block.suspect,
                 block.agrees(label, value),
-                !last(block),
+                !self.goes_on(block.begin),
                 block.touched,
             )
         };
@@ -409,8 +410,27 @@ impl Blocks {
             asked.epid = taken.epid.take();
             asked.active_clients = taken.active_clients.take();
             asked.touched = taken.touched;
-            self.writer = Some(asked.begin);
+            let begin = asked.begin;
+            self.wrote(begin);
         }
+    }
+
+    fn wrote(&mut self, begin: Tick) {
+        self.writer = match self.writer {
+            Some((last, lines)) if last == begin => Some((last, lines.saturating_add(1))),
+            _ => Some((begin, 1)),
+        };
+    }
+
+    fn is_writer(&self, begin: Tick) -> bool {
+        self.writer.is_some_and(|(last, _)| last == begin)
+    }
+
+    /// Who has written several lines in a row goes on; two who write in turns
+    /// go on in turns.
+    fn goes_on(&self, begin: Tick) -> bool {
+        self.writer
+            .is_some_and(|(last, lines)| last == begin && lines > 1)
     }
 
     /// The request that a response marker or a refusal answers: the writer's own
@@ -425,7 +445,7 @@ impl Blocks {
         let first = waiting.next()?;
         let best = waiting.chain([first]).min_by_key(|block| {
             (
-                self.writer != Some(block.begin),
+                !self.is_writer(block.begin),
                 block.mark != mark,
                 block.begin,
             )
@@ -443,7 +463,7 @@ impl Blocks {
     /// A response marker was written for this block.
     pub(super) fn answer(&mut self, begin: Tick) {
         self.lines += 1;
-        self.writer = Some(begin);
+        self.wrote(begin);
         let lines = self.lines;
         if let Some(block) = self.get_mut(begin) {
             block.stage = Stage::Answering(0);

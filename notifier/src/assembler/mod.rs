@@ -243,7 +243,7 @@ impl Assembler {
         self.past.note(&line.kind, self.now);
         match line.kind {
             Kind::Field(label, value) => {
-                return self.field(label, value, pid, line.stamp.is_some(), out);
+                return self.field(label, value, at, pid, line.stamp.is_some(), out);
             }
             Kind::ResponseMarker(mark) => return self.answer(mark, pid),
             Kind::RequestMarker(mark) => return self.begin(mark, at, pid, out),
@@ -284,11 +284,16 @@ impl Assembler {
         &mut self,
         label: Label,
         value: &[u8],
+        at: &mut At<'_>,
         pid: Option<u32>,
         dated: bool,
         out: &mut Vec<Event>,
     ) {
-        let taken = self.blocks.field(label, value, pid, None);
+        let mut taken = self.blocks.field(label, value, pid, None);
+        if taken == Taken::Orphan && self.lost_its_marker(label) {
+            self.open_block(None, at, false, out);
+            taken = self.blocks.field(label, value, pid, None);
+        }
         if let Taken::Line(begin) | Taken::Answered(begin) = taken {
             self.concerns_block(begin);
         }
@@ -299,6 +304,23 @@ impl Assembler {
             Taken::Orphan | Taken::Line(_) => {}
             Taken::Answered(begin) => self.answered(begin, out),
         }
+    }
+
+    /// Whether a line that no block waits for is what is left of one whose begin
+    /// was lost: somebody asked, so whoever is there is no mere probe.
+    fn lost_its_marker(&self, label: Label) -> bool {
+        let only_asked = matches!(
+            label,
+            Label::VirtualMachine
+                | Label::Status
+                | Label::Remaining
+                | Label::Application
+                | Label::Activation
+                | Label::KmsCounted
+                | Label::PreviousClientMachine
+                | Label::Workstation
+        );
+        only_asked && self.blocks.is_empty() && self.connections.newest().any(Connection::is_fresh)
     }
 
     /// An event about what was seen there; everything else is absent.
