@@ -80,6 +80,12 @@ impl Reader {
         self.assembler.finish(server_ended, &mut self.events);
     }
 
+    /// Whether events wait to be taken.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// Whether [`Self::handle_idle`] would decide something.
     #[must_use]
     pub fn has_waiting(&self) -> bool {

@@ -23,7 +23,10 @@ use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
-use cli::{CliCommand, Common, RunArgs};
+use crate::policy::Selection;
+use crate::sink::state::control::Request;
+
+use cli::{CliCommand, Common, DeadLettersAction, DeadLettersArgs, RunArgs};
 use layers::Layers;
 use raw::{RawConfig, RawServing, Text};
 use value::Size;
@@ -32,7 +35,7 @@ pub use cli::ReplayFormat;
 pub use error::{ConfigError, Origin, Stop};
 pub use layers::Environment;
 pub use raw::Secret;
-pub use serving::{Config, Input, Listen, Log, Slack};
+pub use serving::{Config, Input, Listen, Log, Slack, State};
 pub use shown::Effective;
 pub use value::{InputFormat, LogFormat, StartFrom};
 
@@ -68,8 +71,21 @@ pub enum Command {
     CheckConfig(Box<Config>),
     /// Send one message. There is a webhook.
     TestNotify(Box<Config>),
+    /// Look at, retry or drop messages that were refused for good.
+    DeadLetters(DeadLetters),
     /// Tell about one line.
     Explain(Explain),
+}
+
+/// What `dead-letters` was told.
+#[derive(Debug)]
+pub struct DeadLetters {
+    /// What to do.
+    pub request: Request,
+    /// The state that they are in.
+    pub state: PathBuf,
+    /// How to decide, where no sidecar does.
+    pub reading: Reading,
 }
 
 /// What `replay` was told.
@@ -154,9 +170,13 @@ pub fn load(
         }
         CliCommand::TestNotify(args) => {
             let mut layers = gather(args.common, args.serving, env)?;
-            let config = serving::config(&mut layers, Vec::new())?;
+            let config = serving::config(&mut layers, Vec::new(), false)?;
             config.require_webhook()?;
             (Command::TestNotify(Box::new(config)), layers)
+        }
+        CliCommand::DeadLetters(args) => {
+            let (what, layers) = dead_letters(args, env)?;
+            (Command::DeadLetters(what), layers)
         }
         CliCommand::Replay(args) => {
             let mut layers = gather(args.common, RawServing::default(), env)?;
@@ -194,9 +214,36 @@ pub fn load(
 
 fn run(args: RunArgs, env: Environment<'_>) -> Result<(Box<Config>, Layers), ConfigError> {
     let mut layers = gather(args.common, args.serving, env)?;
-    let config = serving::config(&mut layers, args.child)?;
+    let config = serving::config(&mut layers, args.child, args.state_reset)?;
     config.require_log()?;
     Ok((Box::new(config), layers))
+}
+
+fn dead_letters(
+    args: DeadLettersArgs,
+    env: Environment<'_>,
+) -> Result<(DeadLetters, Layers), ConfigError> {
+    let which = || match (args.all, args.ids.is_empty()) {
+        (true, true) => Ok(Selection::All),
+        (false, false) => Ok(Selection::Ids(args.ids.clone())),
+        _ => Err(ConfigError::line(
+            "which dead letters? give their numbers, or --all (and not both)",
+        )),
+    };
+    let request = match args.action {
+        DeadLettersAction::List => Request::List,
+        DeadLettersAction::Retry => Request::Retry(which()?),
+        DeadLettersAction::Drop => Request::Drop(which()?),
+    };
+    let mut layers = gather(args.common, args.serving, env)?;
+    let config = serving::config(&mut layers, Vec::new(), false)?;
+    let state = config.require_state()?.path.clone();
+    let what = DeadLetters {
+        request,
+        state,
+        reading: config.reading,
+    };
+    Ok((what, layers))
 }
 
 fn gather(

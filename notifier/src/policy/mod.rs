@@ -280,6 +280,12 @@ impl Policy {
         outbox.map_or(0, |outbox| outbox.drop_dead(selection))
     }
 
+    /// Whether [`Policy::poll_delivery`] has a message now.
+    pub fn is_due(&mut self, now: Timestamp) -> bool {
+        let outbox = self.outbox.as_mut();
+        outbox.is_some_and(|outbox| outbox.is_due(now))
+    }
+
     /// The message to post now, if one is due and none is under way. Its outcome
     /// must come back through [`Policy::handle_outcome`].
     pub fn poll_delivery(&mut self, now: Timestamp) -> Option<Delivery> {

@@ -344,10 +344,15 @@ impl Outbox {
         Some(ready.max(first))
     }
 
+    /// Whether [`Outbox::poll_delivery`] has a message now.
+    pub(super) fn is_due(&mut self, now: Timestamp) -> bool {
+        self.pace.handle_now(now);
+        self.next_due().is_some_and(|due| due <= now)
+    }
+
     /// The message to post now. Its outcome must come back before the next.
     pub(super) fn poll_delivery(&mut self, now: Timestamp) -> Option<Delivery> {
-        self.pace.handle_now(now);
-        if self.next_due()? > now {
+        if !self.is_due(now) {
             return None;
         }
         let id = DeliveryId(self.next_delivery);

@@ -5,6 +5,7 @@
 //! the HTTP server asks for the text.
 
 mod labels;
+mod state;
 mod text;
 
 use std::fmt;
@@ -24,6 +25,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::event::{Attribution, Dedup, Event, Kind};
 use crate::source::Rotation;
+
+use state::StateMetrics;
 
 pub use labels::{Evicted, Outcome, Sink};
 pub use text::Format;
@@ -70,6 +73,8 @@ struct Inner {
     notifications: Family<labels::Delivery, Counter>,
     outbox: Gauge<u64, AtomicU64>,
     notification_seconds: Histogram,
+    dead_letters: Gauge<u64, AtomicU64>,
+    state: StateMetrics,
     lines: Family<labels::LogClass, Counter>,
     bytes: Family<labels::Log, Counter>,
     lag: Family<labels::Log, Gauge<u64, AtomicU64>>,
@@ -137,6 +142,12 @@ impl Metrics {
                 );
                 histogram
             },
+            dead_letters: add(
+                &mut registry,
+                "kms_notifier_dead_letters",
+                "Messages refused for good and kept",
+            ),
+            state: StateMetrics::new(&mut registry),
             lines: add(
                 &mut registry,
                 "kms_notifier_lines",
@@ -260,7 +271,7 @@ impl Metrics {
                         .inc();
                 }
                 if let Some(time) = event.time {
-                    inner.last_activation.set(time.at);
+                    inner.last_activation.set(seconds(time.at));
                 }
             }
             Kind::Refused => {
@@ -312,6 +323,22 @@ impl Metrics {
     /// Says how many messages are not yet delivered.
     pub fn outbox(&self, messages: u64) {
         self.0.outbox.set(messages);
+    }
+
+    /// Says how many messages were refused for good and are kept.
+    pub fn dead_letters(&self, messages: u64) {
+        self.0.dead_letters.set(messages);
+    }
+
+    /// Says how a save of the state went: whether it is on the disk, how long
+    /// that took, and how large the file is in bytes.
+    pub fn state_saved(&self, written: bool, took: Duration, size: u64) {
+        self.0.state.saved(written, took, size);
+    }
+
+    /// Counts a state that was unreadable and set aside.
+    pub fn state_set_aside(&self, n: u64) {
+        self.0.state.set_aside(n);
     }
 
     /// Says how long one attempt to deliver a message took, from its start to
@@ -457,8 +484,8 @@ impl Default for LateGauge {
 }
 
 impl LateGauge {
-    fn set(&self, at: Timestamp) {
-        self.0.set(seconds(at));
+    fn set(&self, value: f64) {
+        self.0.set(value);
     }
 }
 

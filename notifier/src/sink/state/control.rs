@@ -5,6 +5,7 @@
 //! mode is 0600 from the first moment it can be found.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
@@ -88,6 +89,24 @@ impl From<&DeadLetter> for Letter {
             workstation: notice.workstation.clone(),
             product: notice.product.clone(),
         }
+    }
+}
+
+/// One line for people.
+impl fmt::Display for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, refused_at, status, .. } = self;
+        write!(f, "{id}  {refused_at:.0}  HTTP {status}  {}", self.kind.as_str())?;
+        match self.ip {
+            Some(ip) => write!(f, "  {ip}")?,
+            None => f.write_str("  -")?,
+        }
+        let text = |text: &Option<Box<str>>| text.clone().unwrap_or_else(|| "-".into());
+        write!(f, "  {}  {}", text(&self.workstation), text(&self.product))?;
+        if self.count > 1 {
+            write!(f, "  ({} times)", self.count)?;
+        }
+        Ok(())
     }
 }
 
