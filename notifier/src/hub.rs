@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::event::{Event, Kind};
+use crate::event::Event;
 use crate::follow::Batch;
 use crate::line::Class;
 use crate::policy::{
@@ -383,9 +383,10 @@ pub fn product_label(event: &Event) -> &'static str {
     let Some(request) = event.request.as_deref() else {
         return "unknown";
     };
-    let relayed = request.product.is_none() && event.kind != Kind::Aborted;
-    kms_core::catalog::label(request.product.as_deref(), request.activation_id)
-        .unwrap_or(if relayed { "protected" } else { "unknown" })
+    if request.protected {
+        return "protected";
+    }
+    kms_core::catalog::label(request.product.as_deref(), request.activation_id).unwrap_or("unknown")
 }
 
 /// Names of the source classes, for metrics.

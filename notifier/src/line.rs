@@ -514,10 +514,7 @@ fn refusal<'a>(text: &'a [u8], rest: &[u8], hresult: u32) -> Kind<'a> {
 
 fn unsupported(text: &[u8]) -> Option<Kind<'_>> {
     let rest = text.strip_prefix(b"Fatal: KMSv")?;
-    let protocol = version(
-        rest.strip_suffix(b" unsupported")
-            .or_else(|| rest.strip_suffix(b" is not supported."))?,
-    )?;
+    let protocol = version(rest.strip_suffix(b" unsupported")?)?;
     Some(Kind::Unsupported {
         protocol,
         reason: text.strip_prefix(b"Fatal: ")?,

@@ -254,7 +254,8 @@ impl Assembler {
             Kind::QuietResponse { epid } => self.quiet_response(epid, pid, out),
             Kind::Refusal { reason, hresult } => self.refuse(reason, hresult, pid, out),
             Kind::Unsupported { protocol, reason } => {
-                self.one_line(protocol, None, at, Some((words(reason), 0x8007_000D)), out);
+                let refused = Some((words(reason), 0x8007_000D));
+                self.one_line(Request::default(), protocol, None, at, refused, out);
             }
             Kind::Relayed {
                 protocol,
@@ -262,7 +263,11 @@ impl Assembler {
                 mark,
             } => {
                 let refused = refused.map(|code| ("refused by the upstream".into(), code));
-                self.one_line(protocol, mark, at, refused, out);
+                let request = Request {
+                    protected: true,
+                    ..Request::default()
+                };
+                self.one_line(request, protocol, mark, at, refused, out);
             }
             Kind::Accepted(peer) => self.accepted((&peer).into(), at, pid),
             Kind::RpcAccepted(address) => self.accepted(connections::Peer::rpc(address), at, pid),

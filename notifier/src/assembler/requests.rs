@@ -145,6 +145,7 @@ impl Assembler {
     /// A request that the log tells in one line.
     pub(super) fn one_line(
         &mut self,
+        mut request: Request,
         protocol: &[u8],
         mark: Option<Mark>,
         at: &mut At<'_>,
@@ -159,11 +160,8 @@ impl Assembler {
             EventKind::Activation
         };
         let mut event = self.event(&seen, kind);
-        let protocol = Some(clean(protocol, 11).into());
-        event.request = Some(Box::new(Request {
-            protocol,
-            ..Request::default()
-        }));
+        request.protocol = Some(clean(protocol, 11).into());
+        event.request = Some(Box::new(request));
         (event.reason, event.hresult) = refused.unzip();
         let asked = Asked {
             begin: self.tick,
