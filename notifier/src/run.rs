@@ -24,9 +24,9 @@ use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_lab
 use crate::line::Class;
 use crate::policy::{Classes, Policy, Settings};
 use crate::reader::Reader;
+use crate::saved::SavedLog;
 use crate::sink::http::{self, Readiness};
 use crate::sink::metrics::{Metrics, Setup};
-use crate::saved::SavedLog;
 use crate::sink::slack::{Poster, Style};
 use crate::sink::state::control::{self, Control, Reply, Request};
 use crate::sink::state::{self, Opened, Saved};

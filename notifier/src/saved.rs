@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::event::EventId;
 use crate::source::tail::{FileId, MAX_OLD_FILES, Position};
 
 /// Bytes of unfinished reading that are kept of one log at most. The bounds of
@@ -71,9 +70,6 @@ pub struct Unfinished {
     pub bytes: Vec<u8>,
 }
 
-/// Names a generation of a log by its first line.
-pub type FirstLine = EventId;
-
 impl SavedLog {
     /// As bytes.
     ///
@@ -119,7 +115,7 @@ mod tests {
         };
         let bytes = log.encode();
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        insta::assert_snapshot!(hex, @"");
+        insta::assert_snapshot!(hex, @"0101ac029f2e6d33a3717ee826353a404ba4618d1aeeb6879ad7936bce8ed5f46814924d048101010202aabb");
         assert_eq!(SavedLog::decode(&bytes), Some(log));
         assert_eq!(SavedLog::decode(&bytes[1..]), None);
         assert_eq!(SavedLog::decode(&[&bytes[..], &[0]].concat()), None);

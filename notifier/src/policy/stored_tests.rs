@@ -223,7 +223,7 @@ fn what_is_old_is_told_in_digests_only() {
     let day = 24 * 3600;
     let now = at(10 * day);
     let mut policy = Disk::default().start();
-    let mut read = |policy: &mut Policy, ip: &str, age: i64| {
+    let read = |policy: &mut Policy, ip: &str, age: i64| {
         let mut event = activation(ip, "Office 2019");
         event.time = Some(EventTime::utc(now - SignedDuration::from_secs(age)));
         policy.handle_event(&mut event, now);

@@ -95,8 +95,17 @@ impl From<&DeadLetter> for Letter {
 /// One line for people.
 impl fmt::Display for Letter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, refused_at, status, .. } = self;
-        write!(f, "{id}  {refused_at:.0}  HTTP {status}  {}", self.kind.as_str())?;
+        let Self {
+            id,
+            refused_at,
+            status,
+            ..
+        } = self;
+        write!(
+            f,
+            "{id}  {refused_at:.0}  HTTP {status}  {}",
+            self.kind.as_str()
+        )?;
         match self.ip {
             Some(ip) => write!(f, "  {ip}")?,
             None => f.write_str("  -")?,

@@ -119,10 +119,13 @@ impl Database {
             std::fs::remove_file(path).map_err(|error| Fault::Unwritable(error.to_string()))?;
             inner = builder.create(path);
         }
-        let database = Self {
+        let mut database = Self {
             path: path.to_owned(),
             inner: inner?,
         };
+        // Its pages have checksums, its list of free pages has none: a wrong one
+        // would be noticed by overwriting what is in use.
+        database.inner.check_integrity()?;
         database.check_schema()?;
         Ok(database)
     }

@@ -151,18 +151,22 @@ pub fn open(
     })
 }
 
-/// Opens and reads a database. One that was damaged in a way that its library
-/// does not expect may panic; to us that is an answer, too.
+/// Opens and reads a database.
 fn load(path: &Path, reset: bool) -> Result<(Database, Contents), Fault> {
-    let attempt = AssertUnwindSafe(|| {
+    guarded(|| {
         let mut database = Database::open(path, reset)?;
         let contents = database.contents()?;
         if database.size() > COMPACT_ABOVE {
             database.compact()?;
         }
         Ok((database, contents))
-    });
-    catch_unwind(attempt)
+    })
+}
+
+/// A file that was damaged in a way that the library does not expect makes it
+/// panic; here that is an answer, too. What it held then is used no more.
+fn guarded<T>(attempt: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(attempt))
         .unwrap_or_else(|_| Err(Fault::Unreadable("its pages make no sense".into())))
 }
 
@@ -306,20 +310,25 @@ impl Store {
                 Err(fault) => return Err(fault),
             });
         }
-        let Some(database) = &mut self.database else {
+        let Some(mut database) = self.database.take() else {
             return Ok(());
         };
         let changes = policy.take_changes(self.whole);
         // Until it is known to be written, nothing is.
         self.whole = true;
-        database.write(&changes, &self.logs)?;
+        self.saves = self.saves.wrapping_add(1);
+        let look = self.saves.is_multiple_of(LOOK_EVERY);
+        let database = guarded(|| {
+            database.write(&changes, &self.logs)?;
+            if look && database.size() > self.compact_above {
+                database.compact()?;
+                self.compact_above = COMPACT_ABOVE.max(database.size().saturating_mul(2));
+            }
+            Ok(database)
+        })?;
+        self.database = Some(database);
         self.whole = false;
         self.logs.clear();
-        self.saves = self.saves.wrapping_add(1);
-        if self.saves.is_multiple_of(LOOK_EVERY) && database.size() > self.compact_above {
-            database.compact()?;
-            self.compact_above = COMPACT_ABOVE.max(database.size().saturating_mul(2));
-        }
         Ok(())
     }
 
@@ -332,7 +341,6 @@ impl Store {
             );
         }
         // After an error it has to be opened anew, which also repairs it.
-        self.database = None;
         self.whole = true;
         self.retry_at.get_or_insert(Timestamp::MIN);
     }
