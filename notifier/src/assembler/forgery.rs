@@ -1,5 +1,6 @@
 //! Lines that a workstation name may have forged: parked until a real line says
-//! more, then the name's, or real, or suspect (design section 7).
+//! more, then the name's, or real, or suspect (docs/events.md, "What a client can
+//! forge").
 
 use super::blocks::Stage;
 use super::names::{Parked, Verdict};

@@ -282,8 +282,12 @@ impl Assembler {
             }
             Kind::QuietResponse { epid } => self.quiet_response(epid, pid, out),
             Kind::Refusal { reason, hresult } => self.refuse(reason, hresult, pid, out),
-            Kind::Unsupported { protocol, reason } => {
-                let refused = Some((words(reason), 0x8007_000D));
+            Kind::RefusedAlone {
+                protocol,
+                reason,
+                hresult,
+            } => {
+                let refused = Some((words(reason), hresult));
                 self.one_line(Request::default(), protocol, None, at, refused, out);
             }
             Kind::Relayed {
@@ -296,7 +300,7 @@ impl Assembler {
                     protected: true,
                     ..Request::default()
                 };
-                self.one_line(request, protocol, mark, at, refused, out);
+                self.one_line(request, Some(protocol), mark, at, refused, out);
             }
             Kind::Accepted(peer) => self.accepted((&peer).into(), at, pid),
             Kind::RpcAccepted(address) => self.accepted(connections::Peer::rpc(address), at, pid),

@@ -1,4 +1,5 @@
-//! What a workstation name can forge, and what it cannot (design section 7).
+//! What a workstation name can forge, and what it cannot (docs/events.md,
+//! "What a client can forge").
 //!
 //! vlmcsd prints a name raw and in one piece, line feeds included. So only lines
 //! directly after the name's first line, that fit into what is left of the name's

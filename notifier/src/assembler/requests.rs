@@ -146,7 +146,7 @@ impl Assembler {
     pub(super) fn one_line(
         &mut self,
         mut request: Request,
-        protocol: &[u8],
+        protocol: Option<&[u8]>,
         mark: Option<Mark>,
         at: &mut At<'_>,
         refused: Option<Refused>,
@@ -160,7 +160,7 @@ impl Assembler {
             EventKind::Activation
         };
         let mut event = self.event(&seen, kind);
-        request.protocol = Some(clean(protocol, 11).into());
+        request.protocol = protocol.map(|protocol| clean(protocol, 11).into());
         event.request = Some(Box::new(request));
         (event.reason, event.hresult) = refused.unzip();
         let asked = Asked {

@@ -26,7 +26,7 @@ const MAX_SPOKEN: usize = 48;
 /// machines of which it is remembered where they were.
 pub(super) const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
-/// By the log's own time (design section 2); without stamps, lines.
+/// By the log's own time (docs/events.md, "When an event is printed"); without stamps, lines.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 const PATIENCE_LINES: u64 = 200;
 
