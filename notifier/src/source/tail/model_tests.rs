@@ -265,9 +265,5 @@ proptest! {
                 prop_assert_eq!(open, model.old.len() + usize::from(model.current.is_some()));
             }
         }
-        for position in tail.positions() {
-            let opened = heard.opened.iter().any(|o| o.0 == position.generation);
-            prop_assert!(opened && !heard.closed.iter().any(|c| c.generation == position.generation));
-        }
     }
 }
