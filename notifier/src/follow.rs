@@ -10,12 +10,12 @@ use crate::assembler::Counters;
 use crate::event::Event;
 use crate::hub::Message;
 use crate::reader::{Reader, Traffic};
-use crate::saved::{SavedLog, SavedPosition};
+use crate::saved::SavedLog;
 use crate::sink::http::LogState;
 use crate::source::Progress;
 use crate::source::child::Child;
 use crate::source::stream::Stream;
-use crate::source::tail::Tail;
+use crate::source::tail::{Mark, Tail};
 use crate::source::wake::{Backoff, Wake, Waker, Woken};
 
 /// After so long without a line, what waits for more is decided (docs/events.md, "When an event is printed").
@@ -95,9 +95,9 @@ impl Source {
     }
 
     /// Where its files stand; none for a stream.
-    fn positions(&self) -> Option<Vec<SavedPosition>> {
+    fn marks(&self) -> Option<Vec<Mark>> {
         match self {
-            Self::File(tail) => Some(tail.positions().map(SavedPosition::from).collect()),
+            Self::File(tail) => Some(tail.marks()),
             Self::Stdin(_) | Self::Child(..) => None,
         }
     }
@@ -123,7 +123,7 @@ pub struct Follower {
 #[derive(Default)]
 struct Positions {
     /// What was handed over last, and when.
-    last: Option<(Vec<SavedPosition>, Instant)>,
+    last: Option<(Vec<Mark>, Instant)>,
     /// Bytes read since.
     bytes: u64,
     /// Something else was decided since.
@@ -136,12 +136,8 @@ impl Positions {
         self.bytes < POSITION_BYTES && self.last.as_ref().is_some_and(recent)
     }
 
-    fn is_news(&self, positions: &[SavedPosition]) -> bool {
-        self.decided
-            || self
-                .last
-                .as_ref()
-                .is_none_or(|(last, _)| *last != positions)
+    fn is_news(&self, marks: &[Mark]) -> bool {
+        self.decided || self.last.as_ref().is_none_or(|(last, _)| *last != marks)
     }
 }
 
@@ -267,16 +263,16 @@ impl Follower {
         if positions.is_early(now) && !last {
             return None;
         }
-        let found = self.source.positions()?;
-        if !positions.is_news(&found) && !last {
+        let marks = self.source.marks()?;
+        if !positions.is_news(&marks) && !last {
             return None;
         }
         *positions = Positions {
-            last: Some((found.clone(), now)),
+            last: Some((marks.clone(), now)),
             ..Positions::default()
         };
         let log = SavedLog {
-            positions: found,
+            marks,
             unfinished: self.reader.save(),
         };
         Some(log.encode())

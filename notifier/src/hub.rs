@@ -230,6 +230,7 @@ impl<W: Write> Hub<W> {
                 log.rotation(kind);
             }
         }
+        log.gaps(batch.traffic.gaps);
         self.metrics.evicted(Evicted::CutLine, batch.traffic.cut);
         self.metrics
             .evicted(Evicted::Connection, batch.counters.evicted_connections);

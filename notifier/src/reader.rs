@@ -57,6 +57,8 @@ pub struct Traffic {
     pub truncations: u64,
     /// Bytes that were there and never became a line.
     pub lost: u64,
+    /// Places where lines may be missing that were written while nobody read.
+    pub gaps: u64,
 }
 
 impl Reader {
@@ -254,6 +256,12 @@ impl LineHandler for Reader {
             Notice::Missing => tracing::info!(%log, "there is no such file; waiting for it"),
             Notice::Unreadable(error) => tracing::warn!(%log, "{error}; trying again"),
             Notice::ReadFailed { error, .. } => tracing::warn!(%log, "reading failed: {error}"),
+            Notice::Gap(gap) => {
+                self.traffic.gaps += 1;
+                self.assembler.handle_gap(&mut self.events);
+                tracing::warn!(%log, "{gap}");
+            }
+            Notice::NotRotated(error) => tracing::warn!(%log, "{error}"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the hub, and the caller's, which serves HTTP, posts and waits for signals. No
 //! thread waits for one that comes later on the way, except a log's for the hub.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -457,9 +458,10 @@ impl Logs {
             let source = match &log.input {
                 Input::File(path) => {
                     wake.follow(path);
-                    let start = match config.from {
-                        StartFrom::Start => Start::Beginning,
-                        StartFrom::End | StartFrom::Resume => Start::End,
+                    let start = match (config.from, &saved) {
+                        (StartFrom::Resume, Some(saved)) => Start::At(saved.marks.clone()),
+                        (StartFrom::Start, _) => Start::Beginning,
+                        (StartFrom::End | StartFrom::Resume, _) => Start::End,
                     };
                     let options = TailOptions {
                         start,

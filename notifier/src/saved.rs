@@ -2,9 +2,8 @@
 //! was not finished there.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::source::tail::{FileId, MAX_OLD_FILES, Position};
+use crate::source::tail::Mark;
 
 /// Bytes of unfinished reading that are kept of one log at most. The bounds of
 /// its parts stay well below; only lines of a hostile length come near.
@@ -13,49 +12,10 @@ pub const MAX_UNFINISHED: usize = 4 << 20;
 /// One log's state. It is written whole each time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedLog {
-    /// Where its files stand, oldest first.
-    pub positions: Vec<SavedPosition>,
-    /// What was begun before those positions and is not finished.
+    /// Where its files stand, oldest first; none where there was no file yet.
+    pub marks: Vec<Mark>,
+    /// What was begun before those places and is not finished.
     pub unfinished: Unfinished,
-}
-
-/// How far one file was read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedPosition {
-    /// Number of its device.
-    pub device: u64,
-    /// Number of its inode there.
-    pub inode: u64,
-    /// SHA-256 of its first [`Self::head_length`] bytes: another file may have
-    /// the same inode by now.
-    pub head: [u8; 32],
-    /// At most 1 KiB.
-    pub head_length: u16,
-    /// Offset in bytes after the last line that was taken.
-    pub offset: u64,
-}
-
-impl SavedPosition {
-    /// Whether this is the file that was read, as far as its number goes.
-    #[must_use]
-    pub fn file(&self) -> FileId {
-        FileId {
-            device: self.device,
-            inode: self.inode,
-        }
-    }
-}
-
-impl From<Position<'_>> for SavedPosition {
-    fn from(position: Position<'_>) -> Self {
-        Self {
-            device: position.file.device,
-            inode: position.file.inode,
-            head: Sha256::digest(position.head).into(),
-            head_length: u16::try_from(position.head.len()).unwrap_or(u16::MAX),
-            offset: position.offset,
-        }
-    }
 }
 
 /// The reader's own state in a layout of its own: one that another version wrote
@@ -84,29 +44,37 @@ impl SavedLog {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (log, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
-        let fits = rest.is_empty() && log.positions.len() <= MAX_OLD_FILES + 1;
-        fits.then_some(log)
+        rest.is_empty().then_some(log)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::tail::{FileId, Print};
+    use jiff::Timestamp;
 
     /// A change here needs a new schema version (`sink::state`).
     #[test]
     fn the_layout_of_version_1() {
-        let position = Position {
-            generation: 7,
+        let mark = Mark {
             file: FileId {
                 device: 1,
                 inode: 300,
             },
-            head: b"head",
             offset: 129,
+            head: Print {
+                length: 100,
+                hash: [0x11; 16],
+            },
+            trail: Print {
+                length: 29,
+                hash: [0x22; 16],
+            },
+            seen_until: Some(Timestamp::UNIX_EPOCH),
         };
         let log = SavedLog {
-            positions: vec![position.into()],
+            marks: vec![mark],
             unfinished: Unfinished {
                 version: 1,
                 requests: 2,
@@ -115,7 +83,7 @@ mod tests {
         };
         let bytes = log.encode();
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        insta::assert_snapshot!(hex, @"0101ac029f2e6d33a3717ee826353a404ba4618d1aeeb6879ad7936bce8ed5f46814924d048101010202aabb");
+        insta::assert_snapshot!(hex, @"0101ac02810164111111111111111111111111111111111d222222222222222222222222222222220114313937302d30312d30315430303a30303a30305a010202aabb");
         assert_eq!(SavedLog::decode(&bytes), Some(log));
         assert_eq!(SavedLog::decode(&bytes[1..]), None);
         assert_eq!(SavedLog::decode(&[&bytes[..], &[0]].concat()), None);

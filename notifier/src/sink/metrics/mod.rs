@@ -81,6 +81,7 @@ struct Inner {
     last_line: Family<labels::Log, Gauge<f64, AtomicU64>>,
     suspect_lines: Family<labels::Log, Counter>,
     rotations: Family<labels::LogKind, Counter>,
+    gaps: Family<labels::Log, Counter>,
 }
 
 impl Metrics {
@@ -181,6 +182,11 @@ impl Metrics {
                 "kms_notifier_log_rotations",
                 "Rotations of the log noticed",
             ),
+            gaps: add(
+                &mut registry,
+                "kms_notifier_log_gaps",
+                "Places where lines may be missing that were written while nobody read",
+            ),
             product: setup.product,
             registry: {
                 registry.register(
@@ -227,6 +233,7 @@ impl Metrics {
             log.bytes(0);
             log.set_lag(0);
             log.suspect_lines(0);
+            log.gaps(0);
             for kind in [Rotation::Rename, Rotation::Truncate] {
                 drop(inner.rotations.get_or_create(&log.kind(kind)));
             }
@@ -417,6 +424,11 @@ impl LogMetrics {
             .suspect_lines
             .get_or_create(&self.label())
             .inc_by(n);
+    }
+
+    /// Counts places where lines may be missing.
+    pub fn gaps(&self, n: u64) {
+        self.metrics.0.gaps.get_or_create(&self.label()).inc_by(n);
     }
 
     /// Counts a rotation.

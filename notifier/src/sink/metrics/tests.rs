@@ -112,6 +112,8 @@ fn what_exists_from_the_start() {
     kms_notifier_lines_total{log="kms",class="unrecognised"} 0
     kms_notifier_lines_total{log="stdin",class="accepted"} 0
     kms_notifier_lines_total{log="stdin",class="unrecognised"} 0
+    kms_notifier_log_gaps_total{log="kms"} 0
+    kms_notifier_log_gaps_total{log="stdin"} 0
     kms_notifier_log_rotations_total{log="kms",kind="rename"} 0
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 0
     kms_notifier_log_rotations_total{log="stdin",kind="rename"} 0
@@ -361,6 +363,8 @@ fn the_whole_classic_text() {
     # HELP kms_notifier_log_rotations_total Rotations of the log noticed.
     # TYPE kms_notifier_log_rotations_total counter
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 1
+    # HELP kms_notifier_log_gaps_total Places where lines may be missing that were written while nobody read.
+    # TYPE kms_notifier_log_gaps_total counter
     # HELP kms_slack_notifier_up 1 while it runs.
     # TYPE kms_slack_notifier_up gauge
     kms_slack_notifier_up 1

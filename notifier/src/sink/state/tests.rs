@@ -9,7 +9,12 @@ use super::*;
 use crate::policy::rows::Table;
 use crate::policy::testing::{activation, at};
 use crate::policy::{Outcome, Selection};
-use crate::saved::SavedPosition;
+use crate::source::tail::{FileId, Mark, Print};
+
+const PRINT: Print = Print {
+    length: 4,
+    hash: [3; 16],
+};
 
 fn reopen(path: &Path) -> Result<Opened, OpenError> {
     open(path, false, &Settings::default(), 1, &["kms".into()])
@@ -23,12 +28,15 @@ fn place() -> (TempDir, PathBuf) {
 
 fn position(offset: u64) -> SavedLog {
     SavedLog {
-        positions: vec![SavedPosition {
-            device: 1,
-            inode: 2,
-            head: [3; 32],
-            head_length: 4,
+        marks: vec![Mark {
+            file: FileId {
+                device: 1,
+                inode: 2,
+            },
             offset,
+            head: PRINT,
+            trail: PRINT,
+            seen_until: None,
         }],
         ..SavedLog::default()
     }
