@@ -53,9 +53,9 @@ const MAX_LINE: std::ops::RangeInclusive<Size> = Size(1 << 10)..=Size(16 << 20);
 const DEDUP_WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(31 * 24 * 3600);
 
-/// A year is as good as for ever; below a minute nothing would be posted alone.
+/// A century is as good as for ever; below a minute nothing would be posted alone.
 const POST_MAX_AGE: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3600);
+    Duration::from_secs(60)..=Duration::from_secs(36_500 * 24 * 3600);
 
 /// What to do, everything checked.
 #[derive(Debug)]

@@ -563,7 +563,7 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --state-reset
       --state-reset: there is no state to remove; give --state PATH, too
     run --log /x --post-max-age 1s
-      --post-max-age: 1s is out of bounds; give 1m to 8784h
+      --post-max-age: 1s is out of bounds; give 1m to 876000h
     dead-letters list
       --state: dead letters are kept in a state; give the --state PATH of the sidecar
     dead-letters retry --state /a

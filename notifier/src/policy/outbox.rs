@@ -22,7 +22,7 @@
 //! the next digest says how many.
 //!
 //! What happened longer ago than `max_age` is told in digests only: old messages
-//! are held for a minute, so that reading an old log makes few of them, and then
+//! are held for five seconds, so that reading an old log makes few of them, and then
 //! leave together, while fresh ones pass them by.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -51,7 +51,7 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(1);
 const MAX_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
 /// How long a message about something old is held for others like it.
-const HELD: SignedDuration = SignedDuration::from_mins(1);
+const HELD: SignedDuration = SignedDuration::from_secs(5);
 
 /// How many alerts may wait; they are few, and a newer one says more.
 const MAX_ALERTS: usize = 16;

@@ -238,7 +238,7 @@ fn what_is_old_is_told_in_digests_only() {
     };
     assert_eq!(notice.ip, "10.0.0.2".parse().ok());
     policy.handle_outcome(fresh.id, Outcome::Accepted, now);
-    let held = now + SignedDuration::from_secs(60);
+    let held = now + SignedDuration::from_secs(5);
     assert!(policy.poll_delivery(now).is_none());
     assert_eq!(policy.next_due(), Some(held));
     let digest = policy.poll_delivery(held).unwrap();
