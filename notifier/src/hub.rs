@@ -212,7 +212,6 @@ impl<W: Write> Hub<W> {
             self.policy.handle_event(event, now);
             self.metrics.observe(event);
         }
-        stdout::print(&mut self.out, &batch.events)?;
         for (class, lines) in Class::ALL.iter().zip(batch.counters.lines) {
             log.lines(class.as_str(), lines);
         }
@@ -241,6 +240,9 @@ impl<W: Write> Hub<W> {
         self.metrics
             .evicted(Evicted::StoredRequest, batch.dropped_requests);
         self.readiness.set(&batch.log, batch.state);
+        // Whoever sees an event finds it counted, and a position behind an event
+        // is stored only after that was printed.
+        stdout::print(&mut self.out, &batch.events)?;
         if let (Some(position), Some(store)) = (batch.position, &mut self.store) {
             self.policy.handle_position(&batch.log);
             store.handle_log(batch.log, position);

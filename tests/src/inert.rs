@@ -63,7 +63,9 @@ pub fn assert_inert_message(message: &Value) {
     for switch in ["link_names", "unfurl_links", "unfurl_media"] {
         assert_eq!(message[switch], false, "{switch}: {message}");
     }
+    // The classes' own names have underscores, and are the operator's.
     let text = message["text"].as_str().expect("a message has a text");
+    let text = text.replace("internal_pod", "").replace("cluster_node", "");
     assert!(
         !text.is_empty() && !text.contains(['`', '*', '_', '~', '\n', '@']),
         "{text:?}"

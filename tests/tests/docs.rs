@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use e2e::{Sidecar, notifier, recordings};
+use e2e::{Recording, Sidecar, notifier};
 
 fn page(name: &str) -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
@@ -62,7 +62,7 @@ fn exported(metrics: &str) -> BTreeSet<String> {
 #[test]
 fn every_metric_is_described_with_its_labels() {
     // Activations, refusals and, the second time, repeats: then all are there.
-    let log = fs::read(recordings().join("svn1113-refused.log")).unwrap();
+    let log = Recording::named("svn1113-refused").bytes();
     let mut sidecar = Sidecar::spawn(notifier().args(["run", "--log", "-"]).stdin(Stdio::piped()));
     let mut stdin = sidecar.stdin().unwrap();
     stdin.write_all(&log).unwrap();
