@@ -566,6 +566,9 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    /// Never waited for: where a file may not grow, its write is to fail like any
+    /// other instead of ending the program.
+    _too_large: Signal,
 }
 
 impl Signals {
@@ -574,6 +577,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _too_large: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 
