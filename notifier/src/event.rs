@@ -383,7 +383,6 @@ pub(crate) mod status_name {
     use kms_core::license::Status;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
     pub(crate) fn serialize<S: Serializer>(
         status: &Option<&'static str>,
         serializer: S,

@@ -4,6 +4,11 @@
 //!
 //! A run makes some 200 kills. `KMS_CRASH_KILLS=5000 cargo test -p e2e --test crash`
 //! makes so many, `KMS_CRASH_SEED` chooses others.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test fails loudly where its input is not as it expects, and says what it did"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;

@@ -108,7 +108,6 @@ mod request {
     #[derive(Deserialize)]
     struct In(#[serde(with = "StoredRequest")] Request);
 
-    #[expect(clippy::ref_option, reason = "what serde calls")]
     pub(super) fn serialize<S: Serializer>(
         request: &Option<Box<Request>>,
         serializer: S,
