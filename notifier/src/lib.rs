@@ -16,5 +16,6 @@ pub mod policy;
 pub mod reader;
 pub mod replay;
 pub mod run;
+pub mod saved;
 pub mod sink;
 pub mod source;

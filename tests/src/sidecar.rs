@@ -211,6 +211,12 @@ impl Sidecar {
             .unwrap_or_else(|| panic!("{path} never answered {wanted}; {self:?}"))
     }
 
+    /// Its process id, until [`Self::wait`].
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal. Not after [`Self::wait`]: the process id is free then.
     ///
     /// # Panics

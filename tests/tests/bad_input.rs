@@ -118,7 +118,7 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
         ),
         (
             ["--from", "resume"],
-            ["--from", "durable state", "give end or start"],
+            ["--from", "no state to resume from", "end or start"],
         ),
         (
             ["--metrics-listen", "9101"],

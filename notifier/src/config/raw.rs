@@ -168,6 +168,9 @@ pub(super) struct RawReading {
     /// Post refused requests too [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) post_refused: Option<Text>,
+    /// What happened longer ago is posted in digests only [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) post_max_age: Option<Text>,
     /// Form of the program's own log on stderr: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<Text>,
@@ -185,9 +188,14 @@ pub(super) struct RawServing {
     #[arg(long, value_name = "[NAME=]PATH")]
     #[serde(deserialize_with = "one_or_many")]
     pub(super) log: Option<Vec<Text>>,
-    /// Where to begin in a file that exists at the start: end or start [default: end]
+    /// Where to begin in a file that exists at the start: end, start or resume
+    /// [default: resume with a state, else end]
     #[arg(long, value_name = "WHERE")]
     pub(super) from: Option<Text>,
+    /// Database that keeps positions and messages over a restart
+    /// [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
+    #[arg(long, value_name = "PATH")]
+    pub(super) state: Option<Text>,
     /// Slack incoming webhook; without one, messages go to the log
     #[arg(long, value_name = "URL")]
     pub(super) slack_webhook_url: Option<Secret>,

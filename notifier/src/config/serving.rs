@@ -30,8 +30,10 @@ pub struct Config {
     pub reading: Reading,
     /// The logs, their names unique, at most one of them standard input.
     pub logs: Vec<Log>,
-    /// Where to begin in a file that exists at the start.
+    /// Where to begin in a file that exists at the start. To resume, there is a state.
     pub from: StartFrom,
+    /// Where to keep what outlives the program; none keeps it in memory only.
+    pub state: Option<State>,
     /// Where and how to post.
     pub slack: Slack,
     /// Where to serve metrics and health.
@@ -56,6 +58,15 @@ pub enum Input {
     Stdin,
     /// The standard output of a program to start: its name or path, and its arguments.
     Child(OsString, Vec<OsString>),
+}
+
+/// The database that outlives the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Its file.
+    pub path: PathBuf,
+    /// Whether what is there is removed first.
+    pub reset: bool,
 }
 
 /// Where and how to post. Texts have no control characters.
@@ -114,6 +125,15 @@ impl Config {
         Ok(())
     }
 
+    pub(super) fn require_state(&self) -> Result<&State, ConfigError> {
+        self.state.as_ref().ok_or_else(|| {
+            ConfigError::new(
+                &Origin::Default("state"),
+                "dead letters are kept in a state; give the --state PATH of the sidecar",
+            )
+        })
+    }
+
     pub(super) fn require_webhook(&self) -> Result<(), ConfigError> {
         if self.slack.webhook.is_none() {
             return Err(ConfigError::new(
@@ -125,14 +145,61 @@ impl Config {
     }
 }
 
-pub(super) fn config(layers: &mut Layers, child: Vec<OsString>) -> Result<Config, ConfigError> {
+pub(super) fn config(
+    layers: &mut Layers,
+    child: Vec<OsString>,
+    state_reset: bool,
+) -> Result<Config, ConfigError> {
+    let logs = logs(layers, child)?;
+    let state = state(layers, state_reset)?;
     Ok(Config {
-        logs: logs(layers, child)?,
-        from: layers.value("from", |raw| &raw.serving.from, StartFrom::End)?,
+        logs,
+        from: from(layers, state.is_some())?,
+        state,
         reading: reading(layers)?,
         slack: slack(layers)?,
         metrics: listen(layers)?,
     })
+}
+
+fn from(layers: &mut Layers, has_state: bool) -> Result<StartFrom, ConfigError> {
+    let default = if has_state {
+        StartFrom::Resume
+    } else {
+        StartFrom::End
+    };
+    let from = layers.value("from", |raw| &raw.serving.from, default)?;
+    match layers.pick("from", |raw| &raw.serving.from) {
+        Some((_, origin, _)) if from == StartFrom::Resume && !has_state => Err(ConfigError::new(
+            &origin,
+            "there is no state to resume from; give --state PATH, or end or start",
+        )),
+        _ => Ok(from),
+    }
+}
+
+/// An empty path keeps no state, whatever a lower place says.
+fn state(layers: &mut Layers, reset: bool) -> Result<Option<State>, ConfigError> {
+    const KEY: &str = "state";
+    let (path, origin) = match layers.pick(KEY, |raw| &raw.serving.state) {
+        Some((text, origin, _)) => (PathBuf::from(&*text), origin),
+        None => layers
+            .default_state("kms-notifier.redb")
+            .unwrap_or((PathBuf::new(), Origin::Default(KEY))),
+    };
+    let shown = path.display().to_string();
+    layers.effective.add(KEY, &*shown, origin.clone());
+    if shown.chars().any(char::is_control) || shown.ends_with('/') {
+        let what = format!("{shown:?} is not a file; give the path of one");
+        return Err(ConfigError::new(&origin, what));
+    }
+    if reset && shown.is_empty() {
+        return Err(ConfigError::new(
+            &Origin::Flag("state-reset"),
+            "there is no state to remove; give --state PATH, too",
+        ));
+    }
+    Ok((!shown.is_empty()).then_some(State { path, reset }))
 }
 
 fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {

@@ -85,7 +85,17 @@ type Spelling = (
     [(&'static str, &'static str); 3],
 );
 
-const SPELLINGS: [Spelling; 19] = [
+const SPELLINGS: [Spelling; 21] = [
+    (
+        "state",
+        "",
+        [("/a.redb", "/a.redb"), ("b.redb", "b.redb"), ("'/c'", "/c")],
+    ),
+    (
+        "post-max-age",
+        "",
+        [("1h", "1h"), ("120", "2m"), ("'90s'", "1m 30s")],
+    ),
     (
         "input-format",
         "",
@@ -444,6 +454,12 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --max-line 10",
         "run --log /x --max-line 64kb",
         "run --log /x --from resume",
+        "run --log /x --state /a/",
+        "run --log /x --state-reset",
+        "run --log /x --post-max-age 1s",
+        "dead-letters list",
+        "dead-letters retry --state /a",
+        "dead-letters drop 3 --all --state /a",
         "run --log /x --from middle",
         "run --log /x --format xml",
         "run --log /x --log-format xml",
@@ -521,7 +537,6 @@ fn each_error_names_the_key_and_the_fix() {
         say(format!("{file:?}\n  {}", error("run --log /x", &[], file)));
     }
     insta::assert_snapshot!(said, @r#"
-
       no command given; try `kms-notifier run --log PATH` or `kms-notifier --help`
     rum
       unrecognized subcommand 'rum'; tip: a similar subcommand exists: 'run'
@@ -542,9 +557,21 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --max-line 64kb
       --max-line: "64kb" is not a size; write 64KiB, 1MiB or plain bytes
     run --log /x --from resume
-      --from: "resume" needs durable state, which this version does not keep; give end or start
+      --from: there is no state to resume from; give --state PATH, or end or start
+    run --log /x --state /a/
+      --state: "/a/" is not a file; give the path of one
+    run --log /x --state-reset
+      --state-reset: there is no state to remove; give --state PATH, too
+    run --log /x --post-max-age 1s
+      --post-max-age: 1s is out of bounds; give 1m to 876000h
+    dead-letters list
+      --state: dead letters are kept in a state; give the --state PATH of the sidecar
+    dead-letters retry --state /a
+      which dead letters? give their numbers, or --all (and not both)
+    dead-letters drop 3 --all --state /a
+      which dead letters? give their numbers, or --all (and not both)
     run --log /x --from middle
-      --from: "middle" is not known; give one of end, start
+      --from: "middle" is not known; give one of end, start, resume
     run --log /x --format xml
       --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
     run --log /x --log-format xml
@@ -721,6 +748,7 @@ fn defaults() {
     let loaded = try_load("check-config --log /var/log/vlmcsd.log", &[], "").unwrap();
     insta::assert_snapshot!(loaded.effective.to_string(), @"
     log                vlmcsd.log=/var/log/vlmcsd.log  flag --log
+    state              -                               default
     from               end                             default
     input-format       auto                            default
     log-timezone       UTC                             default
@@ -730,6 +758,7 @@ fn defaults() {
     classes            -                               default
     dedup-window       1h                              default
     post-refused       false                           default
+    post-max-age       24h                             default
     log-format         human                           default
     log-level          info                            default
     slack-webhook-url  -                               default
@@ -739,6 +768,50 @@ fn defaults() {
     slack-timeout      10s                             default
     metrics-listen     [::]:9101                       default
     ");
+}
+
+#[test]
+fn the_state_belongs_where_systemd_says() {
+    let state = |args: &str, env: &[(&str, &str)], file: &str| {
+        let config = config(try_load(&format!("run --log /x {args}"), env, file).unwrap());
+        let path = config.state.map(|state| state.path.display().to_string());
+        (path.unwrap_or_default(), config.from)
+    };
+    let systemd = [("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")];
+    let resumed = |path: &str| (path.to_owned(), StartFrom::Resume);
+    assert_eq!(state("", &[], ""), (String::new(), StartFrom::End));
+    assert_eq!(
+        state("", &systemd, ""),
+        resumed("/var/lib/a/kms-notifier.redb")
+    );
+    assert_eq!(state("", &systemd, "state = '/b'"), resumed("/b"));
+    assert_eq!(
+        state("--state=", &systemd, ""),
+        (String::new(), StartFrom::End)
+    );
+    assert_eq!(
+        state("--state /a --from start", &[], ""),
+        ("/a".into(), StartFrom::Start)
+    );
+    let reset = config(try_load("run --log /x --state /a --state-reset", &[], "").unwrap());
+    assert!(reset.state.unwrap().reset);
+}
+
+#[test]
+fn dead_letters_are_chosen_by_number_or_all() {
+    let request = |args: &str| {
+        let args = format!("dead-letters {args} --state /a");
+        match try_load(&args, &[], "").unwrap().command {
+            Command::DeadLetters(what) => what.request,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(request("list"), Request::List);
+    assert_eq!(
+        request("retry 7 9"),
+        Request::Retry(Selection::Ids(vec![7, 9]))
+    );
+    assert_eq!(request("drop --all"), Request::Drop(Selection::All));
 }
 
 #[test]
@@ -824,6 +897,8 @@ fn help() {
           --dedup-window <DURATION>     How long the same client and product is not told again; 0 tells
                                         all [default: 1h]
           --post-refused[=<BOOL>]       Post refused requests too [default: false]
+          --post-max-age <DURATION>     What happened longer ago is posted in digests only [default:
+                                        24h]
           --log-format <FORMAT>         Form of the program's own log on stderr: human or json [default:
                                         human]
           --log-level <LEVEL>           What it logs: error, warn, info, debug, trace or off [default:
@@ -831,8 +906,10 @@ fn help() {
 
     Following and telling:
           --log <[NAME=]PATH>              A log to follow, `-` for standard input; repeated
-          --from <WHERE>                   Where to begin in a file that exists at the start: end or
-                                           start [default: end]
+          --from <WHERE>                   Where to begin in a file that exists at the start: end, start
+                                           or resume [default: resume with a state, else end]
+          --state <PATH>                   Database that keeps positions and messages over a restart
+                                           [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
           --slack-webhook-url <URL>        Slack incoming webhook; without one, messages go to the log
           --slack-webhook-url-file <PATH>  A file that holds the webhook's URL
           --slack-channel <NAME>           Channel to post to [default: the webhook's own]
@@ -843,6 +920,8 @@ fn help() {
           --metrics-listen <ADDRESS:PORT>  Where to serve metrics and health [default: [::]:9101, IPv4
                                            too]
           --metrics-port <PORT>            The same, the port alone; 0 takes a free one [default: 9101]
+          --state-reset                    Remove the state first: positions, unsent messages and who
+                                           was told
 
     Arguments:
       [CMD]...  A server to start; its standard output is the log
@@ -879,6 +958,8 @@ fn help() {
           --dedup-window <DURATION>     How long the same client and product is not told again; 0 tells
                                         all [default: 1h]
           --post-refused[=<BOOL>]       Post refused requests too [default: false]
+          --post-max-age <DURATION>     What happened longer ago is posted in digests only [default:
+                                        24h]
           --log-format <FORMAT>         Form of the program's own log on stderr: human or json [default:
                                         human]
           --log-level <LEVEL>           What it logs: error, warn, info, debug, trace or off [default:
@@ -897,6 +978,7 @@ fn help() {
       replay        Read recordings from start to end and print what happened
       check-config  Check what `run` would be given; print it and where each value came from
       test-notify   Send one message now
+      dead-letters  List messages that Slack refused for good, tell them after all, or drop them
       explain       Tell why a line of a log became what it became
 
     Options:

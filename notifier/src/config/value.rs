@@ -40,7 +40,6 @@ pub enum StartFrom {
     /// At its first byte.
     Start,
     /// Where the last run stopped.
-    #[value(skip)]
     Resume,
 }
 
@@ -86,13 +85,6 @@ impl Setting for LogFormat {
 
 impl Setting for StartFrom {
     fn parse(text: &str) -> Result<Self, String> {
-        if text == "resume" {
-            return Err(
-                "\"resume\" needs durable state, which this version does not keep; \
-                        give end or start"
-                    .to_owned(),
-            );
-        }
         choice(text)
     }
     fn show(&self) -> String {

@@ -15,8 +15,9 @@ mod syslog;
 pub mod tail;
 pub mod wake;
 
-use std::io;
+use std::path::Path;
 use std::time::SystemTime;
+use std::{fmt, io};
 
 /// How many bytes of a line are kept unless configured otherwise.
 pub const DEFAULT_MAX_LINE: usize = 64 * 1024;
@@ -100,7 +101,7 @@ pub enum CloseReason {
     /// Too many rotated files were open and it was the oldest; what it still
     /// held is `lost`.
     Displaced,
-    /// The stream ended.
+    /// The stream ended, or a rotated file that does not grow was read.
     End,
 }
 
@@ -118,6 +119,54 @@ pub enum Notice<'a> {
         /// Why.
         error: &'a io::Error,
     },
+    /// Lines that were written while nobody read may be missing here; counted.
+    Gap(Gap<'a>),
+    /// The log could not be rotated as configured; tried again later, and told
+    /// once until it works.
+    NotRotated(&'a tail::RotateError),
+}
+
+/// Why lines may be missing where reading was resumed.
+#[derive(Debug)]
+pub enum Gap<'a> {
+    /// The file that was being read is not there any more.
+    FileGone {
+        /// It was read up to this offset in bytes.
+        offset: u64,
+    },
+    /// A file that the log was rotated to, or their directory, cannot be read (on).
+    Unreadable {
+        /// Its path.
+        path: &'a Path,
+        /// Why not.
+        error: &'a io::Error,
+    },
+    /// More rotated files are there than are read; the oldest are left out.
+    TooMany {
+        /// How many.
+        files: usize,
+    },
+}
+
+impl fmt::Display for Gap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FileGone { offset } => write!(
+                f,
+                "the file that was read up to byte {offset} is not there any more; \
+                 what was written after that is lost (is it elsewhere? see --rotated-glob)"
+            ),
+            Self::Unreadable { path, error } => {
+                write!(f, "cannot read {} on: {error}", path.display())
+            }
+            Self::TooMany { files } => {
+                write!(
+                    f,
+                    "too many rotated files; the {files} oldest were not read"
+                )
+            }
+        }
+    }
 }
 
 /// What one step of a source did, and how things stand after it.

@@ -3,7 +3,8 @@
 //! The layout follows ripgrep's line buffer: one buffer holds complete lines
 //! that were not asked for yet, then the partial line at the end. What is left of
 //! a read is moved to the front before the next one, so a byte is moved at most
-//! once, and only the bytes of lines that straddle two reads are.
+//! once, and only the bytes of lines that straddle two reads are, and the *trail*:
+//! the last kilobyte handed over, by which a place in a file is known again.
 
 use std::io::{self, Read};
 
@@ -11,11 +12,14 @@ use memchr::memchr;
 
 use super::RawLine;
 
+/// How many bytes before its position a splitter remembers.
+pub(super) const TRAIL_SIZE: usize = 1024;
+
 /// Cuts a stream of bytes into lines at LF (0x0A, nothing else: CR is content).
 ///
 /// Fill it with [`read_from`](Self::read_from) or [`push`](Self::push), then take
 /// lines with [`next_line`](Self::next_line) until it gives `None`. Drained like
-/// that, it holds at most the line bound and one fill.
+/// that, it holds at most the line bound, one fill and the trail.
 ///
 /// ```
 /// # use notifier::source::splitter::LineSplitter;
@@ -29,8 +33,10 @@ use super::RawLine;
 /// ```
 #[derive(Debug)]
 pub struct LineSplitter {
-    /// Holds data in `start..end`; what is after `end` is spare room.
+    /// Holds the trail in `trail..start` and data in `start..end`; what is after
+    /// `end` is spare room.
     buffer: Vec<u8>,
+    trail: usize,
     start: usize,
     end: usize,
     /// So many bytes from `start` on are known to hold no LF.
@@ -51,6 +57,7 @@ impl LineSplitter {
     pub fn new(offset: u64, max_line: usize, read_size: usize) -> Self {
         Self {
             buffer: Vec::new(),
+            trail: 0,
             start: 0,
             end: 0,
             searched: 0,
@@ -58,6 +65,16 @@ impl LineSplitter {
             offset,
             max_line: max_line.max(1),
             read_size: read_size.max(1),
+        }
+    }
+
+    /// A splitter that goes on at `offset`, after these bytes of its stream.
+    pub(super) fn resumed(offset: u64, trail: &[u8], max_line: usize, read_size: usize) -> Self {
+        Self {
+            start: trail.len(),
+            end: trail.len(),
+            buffer: trail.to_vec(),
+            ..Self::new(offset, max_line, read_size)
         }
     }
 
@@ -109,6 +126,13 @@ impl LineSplitter {
         self.offset
     }
 
+    /// The stream's bytes directly before [`position`](Self::position), at most
+    /// [`TRAIL_SIZE`]; fewer at the stream's beginning and after a line that was
+    /// too long to be held.
+    pub(super) fn trail(&self) -> &[u8] {
+        self.held(self.trail_start(), self.start)
+    }
+
     /// Bytes that were filled in and not handed over, elided ones included.
     #[must_use]
     pub fn pending(&self) -> u64 {
@@ -122,7 +146,11 @@ impl LineSplitter {
         self.start += length + terminator;
         self.offset += (length + terminator) as u64 + self.elided;
         self.searched = 0;
-        self.elided = 0;
+        if self.elided > 0 {
+            // Bytes are missing before this place.
+            self.trail = self.start;
+            self.elided = 0;
+        }
         RawLine {
             offset,
             bytes: self.held(first, first + kept),
@@ -136,6 +164,10 @@ impl LineSplitter {
             .expect("offsets stay within the buffer")
     }
 
+    fn trail_start(&self) -> usize {
+        self.trail.max(self.start.saturating_sub(TRAIL_SIZE))
+    }
+
     /// Moves what is held to the front and makes room for `size` bytes after it.
     fn room(&mut self, size: usize) -> &mut [u8] {
         let held = self.end - self.start;
@@ -145,10 +177,12 @@ impl LineSplitter {
             self.end = self.start + self.max_line;
             self.searched = self.max_line;
         }
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
+        let moved = self.trail_start();
+        if moved > 0 {
+            self.buffer.copy_within(moved..self.end, 0);
+            self.end -= moved;
+            self.start -= moved;
+            self.trail = 0;
         }
         if self.buffer.len() < self.end + size {
             self.buffer.resize(self.end + size, 0);
@@ -308,6 +342,37 @@ mod tests {
             }
             lines.extend(splitter.finish().map(own));
             prop_assert_eq!(lines, by_definition(&bytes, max_line));
+        }
+
+        #[test]
+        fn the_trail_is_what_stands_before_the_position(
+            lines in prop::collection::vec(0_usize..400, 0..30),
+            chunk in 1_usize..700,
+            max_line in 1_usize..300,
+            resumed in 0_usize..2000,
+        ) {
+            let bytes: Vec<u8> = lines
+                .iter()
+                .flat_map(|length| (0..*length).map(|i| b"abcdefghijklmnopqrstuvw"[i % 23]).chain([b'\n']))
+                .collect();
+            let resumed = resumed.min(bytes.len());
+            let before = &bytes[resumed.saturating_sub(TRAIL_SIZE)..resumed];
+            let mut splitter = LineSplitter::resumed(resumed as u64, before, max_line, 8);
+            // A line that was too long may be held whole, or not: it is as the chunks fall.
+            let mut held_from = resumed - before.len();
+            for chunk in bytes[resumed..].chunks(chunk) {
+                splitter.push(chunk);
+                while let Some(cut) = splitter.next_line().map(|line| line.cut) {
+                    if cut {
+                        held_from = usize::try_from(splitter.position()).unwrap();
+                    }
+                }
+                let position = usize::try_from(splitter.position()).unwrap();
+                let trail = splitter.trail();
+                prop_assert!(bytes[..position].ends_with(trail));
+                prop_assert!(trail.len() <= TRAIL_SIZE);
+                prop_assert!(trail.len() >= TRAIL_SIZE.min(position - held_from));
+            }
         }
     }
 }

@@ -339,7 +339,7 @@ fn is_about(path: &Path, names: &[OsString]) -> bool {
 }
 
 /// The path and, as long as that is a symlink, what it points to.
-fn links(path: &Path) -> Vec<PathBuf> {
+pub(super) fn links(path: &Path) -> Vec<PathBuf> {
     let mut chain = vec![path.to_owned()];
     while chain.len() <= MAX_LINKS
         && let Some(last) = chain.last()

@@ -2,50 +2,38 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use jiff::Timestamp;
 use rustix::fs::OFlags;
 
-use super::{Position, Start, TailError};
-use crate::source::splitter::LineSplitter;
+use super::TailError;
+use super::mark::{FileId, HEAD_SIZE, Mark};
+use crate::source::splitter::{LineSplitter, TRAIL_SIZE};
 use crate::source::{CloseReason, Closed, LineHandler, Notice, Opened};
 
 /// How many bytes are asked for in one read.
-const READ_SIZE: usize = 64 * 1024;
-
-/// How much of a file's beginning is remembered to know it again. A log's first
-/// kilobyte holds several lines with stamps, ports or ids that do not repeat.
-const HEAD_SIZE: usize = 1024;
-
-/// What the file system calls a file while somebody holds it open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileId {
-    /// Number of the device.
-    pub device: u64,
-    /// Number of the inode on it.
-    pub inode: u64,
-}
-
-impl FileId {
-    pub(in crate::source) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
-    }
-}
+pub(super) const READ_SIZE: usize = 64 * 1024;
 
 /// Where a generation stands with its first line.
 enum Join {
-    /// At byte 0; nobody was told yet.
-    Beginning,
+    /// At the beginning of the line at `start`; nobody was told yet. `head` is the
+    /// file's first line where that is another one.
+    Unannounced { start: u64, head: Option<Box<[u8]>> },
     /// Within a line whose rest is not a line: it is passed over. Without the
     /// file's first line, that line is the one being passed over.
     WithinLine(Option<Box<[u8]>>),
     /// The handler knows this generation.
     Opened,
+}
+
+impl Join {
+    const BEGINNING: Self = Self::Unannounced {
+        start: 0,
+        head: None,
+    };
 }
 
 /// How far a read came.
@@ -59,8 +47,30 @@ pub(super) enum Reading {
     StartedOver,
 }
 
+/// The first line in a file's first bytes (at least one more than `max_line`, or
+/// all there are), as far as it is handed over; none if it is not complete.
+pub(super) fn first_line(beginning: &[u8], max_line: usize) -> Option<&[u8]> {
+    match memchr::memchr(b'\n', beginning) {
+        Some(at) => beginning.get(..at.min(max_line)),
+        None => beginning
+            .get(..max_line)
+            .filter(|_| beginning.len() > max_line),
+    }
+}
+
+/// Where to begin in a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Begin {
+    /// At byte 0.
+    Start,
+    /// With the first line that begins after what is there now.
+    End,
+    /// With the line that begins at this offset, up to which it was read before.
+    At(u64),
+}
+
 pub(super) struct Generation {
-    number: u32,
+    pub(super) number: u32,
     id: FileId,
     file: File,
     splitter: LineSplitter,
@@ -72,6 +82,8 @@ pub(super) struct Generation {
     position: u64,
     /// The file's size at the last look.
     size: u64,
+    /// When it had been changed last at that look, if the file system tells.
+    modified: Option<SystemTime>,
     /// When it was rotated away or, after that, gave its last bytes.
     silent_since: Option<Instant>,
     read_failed: bool,
@@ -99,38 +111,62 @@ pub(super) fn open(path: &Path) -> Result<(File, Metadata), TailError> {
 }
 
 impl Generation {
+    /// It has no number yet.
     pub(super) fn new(
-        number: u32,
         (file, metadata): (File, Metadata),
-        start: Start,
+        begin: Begin,
         max_line: usize,
     ) -> io::Result<Self> {
-        let (mut position, mut join, mut head) = (0, Join::Beginning, Vec::new());
-        if let (Start::End, Some(last)) = (start, metadata.len().checked_sub(1)) {
-            head = read_beginning(&file, max_line.saturating_add(1).max(HEAD_SIZE))?;
-            let first_line = match memchr::memchr(b'\n', &head) {
-                Some(at) => head.get(..at.min(max_line)),
-                None => head.get(..max_line).filter(|_| head.len() > max_line),
-            };
-            // Beginning with the last byte asks whether it is an LF: whatever
-            // ends at the next LF, be it nothing, is passed over.
-            position = if first_line.is_some() { last } else { 0 };
-            join = Join::WithinLine(first_line.map(Box::from));
-            head.truncate(HEAD_SIZE.min(usize::try_from(position).unwrap_or(HEAD_SIZE)));
-        }
-        Ok(Self {
-            number,
+        let mut generation = Self {
+            number: 0,
             id: FileId::of(&metadata),
             file,
-            splitter: LineSplitter::new(position, max_line, READ_SIZE),
+            splitter: LineSplitter::new(0, max_line, READ_SIZE),
             max_line,
-            join,
-            head,
-            position,
+            join: Join::BEGINNING,
+            head: Vec::new(),
+            position: 0,
             size: metadata.len(),
+            modified: metadata.modified().ok(),
             silent_since: None,
             read_failed: false,
-        })
+        };
+        match (begin, metadata.len().checked_sub(1)) {
+            (Begin::Start | Begin::At(0), _) | (Begin::End, None) => {}
+            // Beginning with the last byte asks whether it is an LF: whatever
+            // ends at the next LF, be it nothing, is passed over.
+            (Begin::End, Some(last)) => {
+                let first_line = generation.learn_head()?;
+                generation.go_to(if first_line.is_some() { last } else { 0 }, &[]);
+                generation.join = Join::WithinLine(first_line);
+            }
+            (Begin::At(offset), _) => {
+                let head = generation.learn_head()?;
+                let before = offset.saturating_sub(TRAIL_SIZE as u64);
+                let trail = read_range(&generation.file, before, offset - before)?;
+                generation.go_to(offset, &trail);
+                generation.join = Join::Unannounced {
+                    start: offset,
+                    head,
+                };
+            }
+        }
+        Ok(generation)
+    }
+
+    /// Reads the file's beginning; returns its first line, if it is complete.
+    fn learn_head(&mut self) -> io::Result<Option<Box<[u8]>>> {
+        let size = self.max_line.saturating_add(1).max(HEAD_SIZE);
+        self.head = read_range(&self.file, 0, size as u64)?;
+        Ok(first_line(&self.head, self.max_line).map(Box::from))
+    }
+
+    /// Goes on at an offset, before which `trail` stands.
+    fn go_to(&mut self, position: u64, trail: &[u8]) {
+        self.position = position;
+        self.splitter = LineSplitter::resumed(position, trail, self.max_line, READ_SIZE);
+        let read = usize::try_from(position).unwrap_or(HEAD_SIZE);
+        self.head.truncate(HEAD_SIZE.min(read));
     }
 
     pub(super) fn id(&self) -> FileId {
@@ -141,19 +177,41 @@ impl Generation {
         self.size.saturating_sub(self.position)
     }
 
-    /// Where it stands, once the handler knows it.
-    pub(super) fn position(&self) -> Option<Position<'_>> {
-        matches!(self.join, Join::Opened).then(|| Position {
-            generation: self.number,
-            file: self.id,
-            head: &self.head,
-            offset: self.splitter.position(),
-        })
+    /// When its file had been changed last as of the last look.
+    pub(super) fn modified(&self) -> Option<SystemTime> {
+        self.modified
     }
 
-    /// Starts the wait for its silence: it was rotated away.
+    /// Where it stands. None for a file not begun, which is found again as it was
+    /// found now, and within a line that is passed over.
+    pub(super) fn mark(&self, seen_until: Option<Timestamp>) -> Option<Mark> {
+        let offset = self.splitter.position();
+        match self.join {
+            Join::Opened => {}
+            Join::Unannounced { .. } if offset > 0 => {}
+            Join::Unannounced { .. } | Join::WithinLine(_) => return None,
+        }
+        let trail = self.splitter.trail();
+        Some(Mark::new(self.id, offset, &self.head, trail, seen_until))
+    }
+
+    /// Whether everything that is known to be there was handed over.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self.join, Join::Opened) && self.lag() == 0 && self.splitter.pending() == 0
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Starts the wait for its silence, unless it has begun: it was rotated away.
     pub(super) fn retire(&mut self, now: Instant) {
-        self.silent_since = Some(now);
+        self.silent_since.get_or_insert(now);
+    }
+
+    /// It has its name back.
+    pub(super) fn reinstate(&mut self) {
+        self.silent_since = None;
     }
 
     pub(super) fn is_silent(&self, now: Instant, silence: Duration) -> bool {
@@ -195,12 +253,13 @@ impl Generation {
     }
 
     fn try_read(&mut self, limit: u64, handler: &mut impl LineHandler) -> io::Result<Reading> {
-        self.size = self.file.metadata()?.len();
+        self.look()?;
         if self.has_started_over(self.position)? {
             return Ok(Reading::StartedOver);
         }
-        if matches!(self.join, Join::Beginning) {
-            self.announce(0, None, handler);
+        if let Join::Unannounced { start, head } = &mut self.join {
+            let (start, head) = (*start, head.take());
+            self.announce(start, head.as_deref(), handler);
         }
         let stop = self.position.saturating_add(limit);
         while self.position < self.size {
@@ -217,7 +276,7 @@ impl Generation {
             self.head.extend(fresh.iter().take(head_room));
             // Only after this look is it certain that the bytes just read belong
             // to those read before; otherwise none of them is handed over.
-            self.size = self.file.metadata()?.len();
+            self.look()?;
             if self.has_started_over(self.position + count)? {
                 return Ok(Reading::StartedOver);
             }
@@ -228,6 +287,13 @@ impl Generation {
             self.hand_over(handler);
         }
         Ok(Reading::AtEnd)
+    }
+
+    fn look(&mut self) -> io::Result<()> {
+        let metadata = self.file.metadata()?;
+        self.size = metadata.len();
+        self.modified = metadata.modified().ok();
+        Ok(())
     }
 
     /// Whether the file was truncated since it was last looked at: it is shorter
@@ -266,11 +332,7 @@ impl Generation {
             generation: self.number,
             start,
             head,
-            modified: self
-                .file
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok(),
+            modified: self.modified,
         });
     }
 
@@ -281,7 +343,7 @@ impl Generation {
         }
         self.number = number;
         self.splitter = LineSplitter::new(0, self.max_line, READ_SIZE);
-        self.join = Join::Beginning;
+        self.join = Join::BEGINNING;
         self.head.clear();
         self.position = 0;
     }
@@ -333,11 +395,13 @@ impl Read for ReadAt<'_> {
     }
 }
 
-/// The file's first bytes, at most `count`.
-fn read_beginning(file: &File, count: usize) -> io::Result<Vec<u8>> {
-    let mut beginning = Vec::new();
-    ReadAt { file, position: 0 }
-        .take(count as u64)
-        .read_to_end(&mut beginning)?;
-    Ok(beginning)
+/// The file's bytes from `offset` on, `count` or all there are.
+fn read_range(file: &File, offset: u64, count: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let range = ReadAt {
+        file,
+        position: offset,
+    };
+    range.take(count).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

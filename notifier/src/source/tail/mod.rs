@@ -7,40 +7,65 @@
 //! while, since the server may still hold it open. A file that is shorter than
 //! what was read of it, or that begins differently, starts over. As long as a
 //! generation is held open its inode cannot be given to another file, so device
-//! and inode tell files apart.
+//! and inode tell files apart. Across a restart they do not, and a [`Mark`] does;
+//! `resume` finds what was written and rotated meanwhile.
 
 mod generation;
+mod mark;
 #[cfg(test)]
 mod model_tests;
+mod old;
+mod packed;
+mod resume;
+#[cfg(test)]
+mod resume_tests;
+mod rotate;
+mod rotated;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, Metadata};
+use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{io, mem};
 
-pub use generation::FileId;
-use generation::{Generation, Reading};
+use jiff::Timestamp;
 
-use super::{CloseReason, DEFAULT_MAX_LINE, LineHandler, Notice, Progress, Rotation};
+use generation::{Begin, Generation, Reading};
+pub use mark::{FileId, Mark, Print};
+use old::Old;
+pub use rotate::{Rotate, RotateError};
+pub use rotated::{RotatedGlob, RotatedGlobError};
 
-/// How many rotated files are kept open at most.
+use super::{DEFAULT_MAX_LINE, LineHandler, Notice, Progress, Rotation};
+
+/// How many rotated files are kept open at most; where reading is resumed, as
+/// many as there are to read, at most 32.
 pub const MAX_OLD_FILES: usize = 8;
 
 /// About how many bytes one step reads at most; it may read one read more.
 const STEP_BYTES: u64 = 1024 * 1024;
 
+/// How many closed files are remembered while the reading is behind; beyond that,
+/// a restart reads the oldest again.
+const MAX_FINISHED: usize = 32;
+
+/// How long a rotation that failed is not tried again.
+const ROTATE_AGAIN: Duration = Duration::from_secs(60);
+
 /// Where to begin in a file that exists when following starts. A file that
 /// appears later is always read from its first byte.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Start {
     /// At byte 0.
     Beginning,
     /// With the first line that begins after what is there now.
     #[default]
     End,
+    /// Where an earlier run stopped: what [`Tail::marks`] gave last. Without any
+    /// there was no file then, and one that is there now is read from byte 0.
+    At(Vec<Mark>),
 }
 
 /// What to follow and how.
@@ -54,6 +79,11 @@ pub struct TailOptions {
     pub max_line: usize,
     /// How long a rotated file must be silent before it is closed.
     pub old_silence: Duration,
+    /// What the log is called once it was rotated: for [`Start::At`].
+    pub rotated: RotatedGlob,
+    /// Whether to rotate it ourselves. Only for a server that opens its log anew
+    /// for every line.
+    pub rotate: Option<Rotate>,
 }
 
 impl TailOptions {
@@ -65,6 +95,8 @@ impl TailOptions {
             start: Start::default(),
             max_line: DEFAULT_MAX_LINE,
             old_silence: Duration::from_secs(5),
+            rotated: RotatedGlob::default(),
+            rotate: None,
         }
     }
 }
@@ -94,20 +126,6 @@ impl TailError {
     }
 }
 
-/// Where a generation stands: what it takes to go on with it later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position<'a> {
-    /// Its number.
-    pub generation: u32,
-    /// Its file.
-    pub file: FileId,
-    /// The file's first bytes, at most 1 KiB and only what was read: a file with
-    /// the same id that begins differently is another one.
-    pub head: &'a [u8],
-    /// Offset in bytes after the last line handed over.
-    pub offset: u64,
-}
-
 /// What is wrong with the path, so that it is told once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Trouble {
@@ -121,29 +139,53 @@ enum Trouble {
 /// short time and call it again.
 pub struct Tail {
     options: TailOptions,
+    /// Where to resume, until a file is found.
+    resume: Option<Vec<Mark>>,
     current: Option<Generation>,
+    /// Files that were closed since everything was read last: until then, a
+    /// restart would take them for news. Oldest first, at most [`MAX_FINISHED`].
+    finished: Vec<Mark>,
     /// Oldest first.
-    old: VecDeque<Generation>,
+    old: VecDeque<Old>,
+    max_old: usize,
     next_number: u32,
     trouble: Option<Trouble>,
+    seen_until: Option<Timestamp>,
+    /// When a rotation that failed may be tried again.
+    rotate_again: Option<Instant>,
 }
 
 impl Tail {
-    /// Opens the log if it exists; a log that does not is waited for.
+    /// Opens the log if it exists; a log that does not is waited for. Where it is
+    /// to be resumed, the first step looks for what is to be read.
     ///
     /// # Errors
     /// The path has something that cannot be read, or that is not a file.
-    pub fn open(options: TailOptions) -> Result<Self, TailError> {
-        let start = options.start;
+    pub fn open(mut options: TailOptions) -> Result<Self, TailError> {
+        let start = mem::take(&mut options.start);
         let mut tail = Self {
             options,
+            resume: None,
             current: None,
+            finished: Vec::new(),
             old: VecDeque::new(),
+            max_old: MAX_OLD_FILES,
             next_number: 0,
             trouble: None,
+            seen_until: None,
+            rotate_again: None,
         };
-        match generation::open(&tail.options.path).and_then(|opened| tail.begin(opened, start)) {
-            Ok(first) => tail.current = Some(first),
+        let begin = match start {
+            Start::Beginning => Begin::Start,
+            Start::End => Begin::End,
+            Start::At(marks) => {
+                tail.resume = Some(marks);
+                Begin::Start
+            }
+        };
+        match generation::open(&tail.options.path) {
+            Ok(_) if tail.resume.is_some() => {}
+            Ok(opened) => tail.current = Some(tail.begin(opened, begin)?),
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
@@ -160,95 +202,88 @@ impl Tail {
         // A newer file's turn comes when the older ones have nothing to read.
         for mut old in mem::take(&mut self.old) {
             if reading == Reading::AtEnd {
-                reading = self.read(&mut old, &mut read, now, handler);
+                reading = old.read(&mut read, STEP_BYTES, now, handler);
+                if let (Reading::StartedOver, Old::Plain(generation)) = (reading, &mut old) {
+                    start_over(generation, &mut self.next_number, handler);
+                }
             }
-            if reading == Reading::AtEnd && old.is_silent(now, self.options.old_silence) {
-                old.close(CloseReason::Silent, handler);
+            // The last file of all stays, so that its mark does.
+            let may_close = reading == Reading::AtEnd && self.current.is_some();
+            if may_close && old.is_over(now, self.options.old_silence) {
+                self.finish(&old);
+                old.close(handler);
             } else {
                 self.old.push_back(old);
             }
         }
         if reading == Reading::AtEnd
-            && let Some(mut current) = self.current.take()
+            && let Some(current) = &mut self.current
         {
-            reading = self.read(&mut current, &mut read, now, handler);
-            self.current = Some(current);
+            reading = current.read(&mut read, STEP_BYTES, now, handler);
+            if reading == Reading::StartedOver {
+                start_over(current, &mut self.next_number, handler);
+            }
+        }
+        if reading == Reading::AtEnd {
+            self.see();
+            self.rotate(now, handler);
         }
 
+        let old_lag: u64 = self.old.iter().map(Old::lag).sum();
         Progress {
             read,
             at_end: reading == Reading::AtEnd,
-            lag: self
-                .old
-                .iter()
-                .chain(&self.current)
-                .map(Generation::lag)
-                .sum(),
+            lag: old_lag + self.current.as_ref().map_or(0, Generation::lag),
             waiting_for_file: self.trouble.is_some(),
             settling: !self.old.is_empty(),
             ended: false,
         }
     }
 
-    /// Where every open generation stands, oldest first.
-    pub fn positions(&self) -> impl Iterator<Item = Position<'_>> {
-        self.old
-            .iter()
-            .chain(&self.current)
-            .filter_map(Generation::position)
-    }
-
-    fn read(
-        &mut self,
-        generation: &mut Generation,
-        read: &mut u64,
-        now: Instant,
-        handler: &mut impl LineHandler,
-    ) -> Reading {
-        let reading = generation.read(read, STEP_BYTES, now, handler);
-        if reading == Reading::StartedOver {
-            handler.rotated(Rotation::Truncate);
-            generation.start_over(take_number(&mut self.next_number), handler);
+    /// Where every file stands that is being read, oldest first: what
+    /// [`Start::At`] takes. Empty as long as there was none.
+    #[must_use]
+    pub fn marks(&self) -> Vec<Mark> {
+        if let Some(marks) = &self.resume {
+            return marks.clone();
         }
-        reading
+        let old = self.old.iter().filter_map(|old| old.mark(self.seen_until));
+        let current = self.current.iter();
+        let current = current.filter_map(|current| current.mark(self.seen_until));
+        let finished = self.finished.iter().copied();
+        finished.chain(old).chain(current).collect()
     }
 
     /// Follows the path to the file it names now.
     fn look(&mut self, now: Instant, handler: &mut impl LineHandler) {
         let path = &self.options.path;
         let found = match fs::metadata(path) {
-            Ok(metadata) => {
-                let id = FileId::of(&metadata);
-                if self
-                    .current
-                    .as_ref()
-                    .is_some_and(|current| current.id() == id)
-                {
-                    self.trouble = None;
-                    return;
-                }
-                generation::open(path)
+            Ok(metadata) if self.is_current(FileId::of(&metadata)) => {
+                self.trouble = None;
+                return;
             }
+            Ok(_) => generation::open(path),
             Err(source) => Err(TailError::Unreadable {
                 path: path.clone(),
                 source,
             }),
         };
+        if let Some(marks) = self.resume.take() {
+            return self.resume(marks, found, handler);
+        }
         let adopted = found.and_then(|opened| {
             // The path may have changed again since; what was opened counts.
             let id = FileId::of(&opened.1);
-            if self
-                .current
-                .as_ref()
-                .is_some_and(|current| current.id() == id)
-            {
+            if self.is_current(id) {
                 return Ok(None);
             }
             // A file that is back under its name goes on where it was.
-            match self.old.iter().position(|old| old.id() == id) {
-                Some(index) => Ok(self.old.remove(index)),
-                None => self.begin(opened, Start::Beginning).map(Some),
+            let back = self.old.iter().position(|old| old.is(id));
+            if let Some(Old::Plain(mut generation)) = back.and_then(|at| self.old.remove(at)) {
+                generation.reinstate();
+                return Ok(Some(generation));
             }
+            self.begin(opened, Begin::Start).map(Some)
         });
         match adopted {
             Ok(next) => {
@@ -261,20 +296,119 @@ impl Tail {
         }
     }
 
+    fn is_current(&self, id: FileId) -> bool {
+        self.current
+            .as_ref()
+            .is_some_and(|current| current.id() == id)
+    }
+
+    /// Finds what is to be read since an earlier run stopped. Without any file,
+    /// that waits until one is there.
+    fn resume(
+        &mut self,
+        marks: Vec<Mark>,
+        found: Result<(fs::File, fs::Metadata), TailError>,
+        handler: &mut impl LineHandler,
+    ) {
+        let (current, error) = match found {
+            Ok(opened) => (Some(opened), None),
+            // Beside it was looked already.
+            Err(error) if self.trouble.is_some() || !error.is_missing() => {
+                self.resume = Some(marks);
+                return self.complain(&error, handler);
+            }
+            Err(error) => (None, Some(error)),
+        };
+        if let Some(plan) = resume::plan(&marks, current, &self.options, handler) {
+            self.trouble = None;
+            self.seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
+            let modified = plan.current.as_ref().and_then(Generation::modified);
+            self.seen_since(modified);
+            self.max_old = plan.old.len().max(MAX_OLD_FILES);
+            for mut old in plan.old {
+                old.set_number(take_number(&mut self.next_number));
+                self.old.push_back(old);
+            }
+            self.current = plan.current;
+            match &mut self.current {
+                Some(current) => current.number = take_number(&mut self.next_number),
+                // The last one is the log, as it would be had we seen it renamed.
+                None => match self.old.pop_back() {
+                    Some(Old::Plain(last)) => self.current = Some(last),
+                    Some(packed) => self.old.push_back(packed),
+                    None => {}
+                },
+            }
+        } else {
+            self.resume = Some(marks);
+        }
+        if let Some(error) = error {
+            self.complain(&error, handler);
+        }
+    }
+
+    /// With the first file of all, older ones are none of ours.
+    fn seen_since(&mut self, modified: Option<SystemTime>) {
+        let modified = modified.and_then(|time| Timestamp::try_from(time).ok());
+        self.seen_until = self.seen_until.or(modified);
+    }
+
+    /// Everything was read: what any file was changed at until now is known.
+    fn see(&mut self) {
+        let modified = self.old.iter().map(Old::modified);
+        let modified = modified.chain(self.current.iter().map(Generation::modified));
+        let latest = modified
+            .flatten()
+            .filter_map(|time| Timestamp::try_from(time).ok())
+            .max();
+        self.seen_until = self.seen_until.max(latest);
+        self.finished.clear();
+    }
+
+    /// Rotates the log ourselves, if it is large enough and nobody can miss a
+    /// line by it.
+    fn rotate(&mut self, now: Instant, handler: &mut impl LineHandler) {
+        let (Some(Rotate { at, keep }), Some(current)) = (self.options.rotate, &self.current)
+        else {
+            return;
+        };
+        let settled = self.old.is_empty() && self.trouble.is_none();
+        let again = self.rotate_again.is_none_or(|again| now >= again);
+        if current.size() < at || !current.is_read() || !settled || !again {
+            return;
+        }
+        match rotate::rotate(&self.options.path, current.id(), keep) {
+            Ok(()) => self.rotate_again = None,
+            Err(error) => {
+                if self.rotate_again.replace(now + ROTATE_AGAIN).is_none() {
+                    handler.notice(Notice::NotRotated(&error));
+                }
+            }
+        }
+    }
+
     fn replace(&mut self, next: Generation, now: Instant, handler: &mut impl LineHandler) {
         let Some(mut old) = self.current.replace(next) else {
             return;
         };
         handler.rotated(Rotation::Rename);
         old.retire(now);
-        self.old.push_back(old);
-        if self.old.len() > MAX_OLD_FILES
+        self.old.push_back(Old::Plain(old));
+        if self.old.len() > self.max_old
             && let Some(mut oldest) = self.old.pop_front()
         {
             // What it got since the last step is still worth one read.
-            self.read(&mut oldest, &mut 0, now, handler);
-            oldest.close(CloseReason::Displaced, handler);
+            oldest.read(&mut 0, STEP_BYTES, now, handler);
+            self.finish(&oldest);
+            oldest.displace(handler);
         }
+    }
+
+    /// Keeps the mark of a file that is about to be closed.
+    fn finish(&mut self, old: &Old) {
+        self.finished.extend(old.mark(self.seen_until));
+        let too_many = self.finished.len().saturating_sub(MAX_FINISHED);
+        self.finished.drain(..too_many);
     }
 
     fn complain(&mut self, error: &TailError, handler: &mut impl LineHandler) {
@@ -283,6 +417,10 @@ impl Tail {
             TailError::Unreadable { source, .. } => Trouble::Unreadable(Some(source.kind())),
             TailError::NotAFile { .. } => Trouble::Unreadable(None),
         };
+        // Between our own renaming and the server's next line there is no file.
+        if trouble == Trouble::Missing && self.options.rotate.is_some() && self.current.is_some() {
+            return;
+        }
         if self.trouble == Some(trouble) {
             return;
         }
@@ -293,18 +431,27 @@ impl Tail {
         });
     }
 
-    fn begin(&mut self, opened: (File, Metadata), start: Start) -> Result<Generation, TailError> {
-        Generation::new(
-            take_number(&mut self.next_number),
-            opened,
-            start,
-            self.options.max_line,
-        )
-        .map_err(|source| TailError::Unreadable {
+    fn begin(
+        &mut self,
+        opened: (fs::File, fs::Metadata),
+        begin: Begin,
+    ) -> Result<Generation, TailError> {
+        let mut generation = Generation::new(opened, begin, self.options.max_line);
+        if let Ok(generation) = &mut generation {
+            generation.number = take_number(&mut self.next_number);
+            let modified = generation.modified();
+            self.seen_since(modified);
+        }
+        generation.map_err(|source| TailError::Unreadable {
             path: self.options.path.clone(),
             source,
         })
     }
+}
+
+fn start_over(generation: &mut Generation, next_number: &mut u32, handler: &mut impl LineHandler) {
+    handler.rotated(Rotation::Truncate);
+    generation.start_over(take_number(next_number), handler);
 }
 
 fn take_number(next: &mut u32) -> u32 {

@@ -1,5 +1,6 @@
 //! Each way a log is rotated, read, or cannot be read, on its own.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::*;
-use crate::source::{Closed, LineHandler, Opened, RawLine};
+use crate::source::{CloseReason, Closed, Gap, LineHandler, Opened, RawLine};
 
 /// A line as it was handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,10 +26,10 @@ pub(super) struct Heard {
     /// Generation, start and head.
     pub(super) opened: Vec<(u32, u64, Option<Vec<u8>>)>,
     pub(super) closed: Vec<Closed>,
-    rotated: Vec<Rotation>,
-    notices: Vec<&'static str>,
+    pub(super) rotated: Vec<Rotation>,
+    pub(super) notices: Vec<&'static str>,
     /// Generation and text of each line, to be taken.
-    fresh: Vec<(u32, String)>,
+    pub(super) fresh: Vec<(u32, String)>,
 }
 
 impl LineHandler for Heard {
@@ -70,16 +71,24 @@ impl LineHandler for Heard {
             Notice::Missing => "missing",
             Notice::Unreadable(_) => "unreadable",
             Notice::ReadFailed { .. } => "read failed",
+            Notice::Gap(gap) => match gap {
+                Gap::FileGone { .. } => "file gone",
+                Gap::Unreadable { .. } => "gap: unreadable",
+                Gap::TooMany { .. } => "gap: too many",
+            },
+            Notice::NotRotated(_) => "not rotated",
         });
     }
 }
 
 /// A directory with a log, the tail that follows it, and a simulated clock.
-struct Bench {
+pub(super) struct Bench {
     directory: TempDir,
-    tail: Option<Tail>,
-    heard: Heard,
-    now: Instant,
+    pub(super) tail: Option<Tail>,
+    pub(super) heard: Heard,
+    pub(super) now: Instant,
+    /// Files are changed a second after each other, however fast a test is.
+    changes: Cell<u64>,
 }
 
 impl Bench {
@@ -87,50 +96,64 @@ impl Bench {
         clippy::disallowed_methods,
         reason = "some instant for simulated time to start from"
     )]
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self {
             directory,
             tail: None,
             heard: Heard::default(),
             now: Instant::now(),
+            changes: Cell::new(1_000_000_000),
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
     /// Appends to a file, which it creates if need be.
-    fn append(&self, name: &str, text: &str) -> File {
+    pub(super) fn append(&self, name: &str, text: &str) -> File {
         let mut file = OpenOptions::new()
             .append(true)
             .create(true)
             .open(self.path(name))
             .unwrap();
         file.write_all(text.as_bytes()).unwrap();
+        self.touch(&file);
         file
     }
 
-    fn rename(&self, from: &str, to: &str) {
+    pub(super) fn touch(&self, file: &File) {
+        self.changes.set(self.changes.get() + 1);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(self.changes.get());
+        file.set_modified(time).unwrap();
+    }
+
+    pub(super) fn rename(&self, from: &str, to: &str) {
         fs::rename(self.path(from), self.path(to)).unwrap();
     }
 
-    fn open(&mut self, start: Start) {
-        let options = TailOptions {
-            start,
+    pub(super) fn options(&self) -> TailOptions {
+        TailOptions {
             max_line: 100,
             ..TailOptions::new(self.path("log"))
+        }
+    }
+
+    pub(super) fn open(&mut self, start: Start) {
+        let options = TailOptions {
+            start,
+            ..self.options()
         };
         self.tail = Some(Tail::open(options).unwrap());
     }
 
-    fn poll(&mut self) -> Progress {
+    pub(super) fn poll(&mut self) -> Progress {
         self.tail.as_mut().unwrap().poll(self.now, &mut self.heard)
     }
 
     /// Polls to the end and gives the lines that came, as `generation text`.
-    fn lines(&mut self) -> Vec<String> {
+    pub(super) fn lines(&mut self) -> Vec<String> {
         while !self.poll().at_end {}
         let fresh = self.heard.fresh.drain(..);
         fresh
@@ -138,11 +161,11 @@ impl Bench {
             .collect()
     }
 
-    fn wait(&mut self, seconds: u64) {
+    pub(super) fn wait(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
     }
 
-    fn last_closed(&self) -> Closed {
+    pub(super) fn last_closed(&self) -> Closed {
         *self.heard.closed.last().unwrap()
     }
 }
@@ -450,19 +473,21 @@ fn a_file_without_permission_is_an_error_unless_we_may_read_anything() {
 }
 
 #[test]
-fn positions_tell_where_to_go_on() {
+fn marks_tell_where_to_go_on() {
     let mut bench = Bench::new();
     bench.append("log", "one\ntw");
     bench.open(Start::Beginning);
+    assert!(bench.tail.as_ref().unwrap().marks().is_empty());
     bench.lines();
-    let tail = bench.tail.as_ref().unwrap();
-    let position = tail.positions().next().unwrap();
-    assert_eq!(
-        (position.generation, position.offset, position.head),
-        (0, 4, &b"one\ntw"[..])
-    );
     let metadata = fs::metadata(bench.path("log")).unwrap();
-    assert_eq!(position.file, FileId::of(&metadata));
+    let mark = Mark {
+        file: FileId::of(&metadata),
+        offset: 4,
+        head: Print::of(b"one\n"),
+        trail: Print::of(b"one\n"),
+        seen_until: Some(metadata.modified().unwrap().try_into().unwrap()),
+    };
+    assert_eq!(bench.tail.as_ref().unwrap().marks(), [mark]);
 }
 
 #[test]
