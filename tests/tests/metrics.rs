@@ -33,7 +33,7 @@ fn scrape(sidecar: &Sidecar) -> Exposition {
 }
 
 /// Names and types as docs/metrics.md promises them, in the classic format.
-const PROMISED: [(&str, &str); 19] = [
+const PROMISED: [(&str, &str); 25] = [
     ("kms_activations_dedup_skipped_total", "counter"),
     ("kms_activations_total", "counter"),
     ("kms_connection_probes_total", "counter"),
@@ -42,14 +42,20 @@ const PROMISED: [(&str, &str); 19] = [
     ("kms_notifier_attributions_total", "counter"),
     ("kms_notifier_build_info", "gauge"),
     ("kms_notifier_bytes_total", "counter"),
+    ("kms_notifier_dead_letters", "gauge"),
     ("kms_notifier_evictions_total", "counter"),
     ("kms_notifier_lag_bytes", "gauge"),
     ("kms_notifier_last_line_timestamp_seconds", "gauge"),
     ("kms_notifier_lines_total", "counter"),
+    ("kms_notifier_log_gaps_total", "counter"),
     ("kms_notifier_log_rotations_total", "counter"),
     ("kms_notifier_notification_seconds", "histogram"),
     ("kms_notifier_notifications_total", "counter"),
     ("kms_notifier_outbox_messages", "gauge"),
+    ("kms_notifier_state_save_seconds", "histogram"),
+    ("kms_notifier_state_saves_total", "counter"),
+    ("kms_notifier_state_set_aside_total", "counter"),
+    ("kms_notifier_state_size_bytes", "gauge"),
     ("kms_notifier_suspect_lines_total", "counter"),
     ("kms_refusals_total", "counter"),
     ("kms_slack_notifier_up", "gauge"),
