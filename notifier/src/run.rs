@@ -16,7 +16,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::config::{Config, ConfigError, Input, InputFormat, Log, Reading, Slack, StartFrom};
+use crate::config::{
+    Config, ConfigError, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
+};
 use crate::follow::{Follower, Source};
 use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
 use crate::line::Class;
@@ -344,13 +346,17 @@ impl Logs {
             let source = match &log.input {
                 Input::File(path) => {
                     wake.follow(path);
-                    let start = match config.from {
-                        StartFrom::Start => Start::Beginning,
-                        StartFrom::End | StartFrom::Resume => Start::End,
+                    let start = match (config.from, config.first_run) {
+                        (StartFrom::Start, _) | (StartFrom::Resume, FirstRun::Start) => {
+                            Start::Beginning
+                        }
+                        (StartFrom::End, _) | (StartFrom::Resume, FirstRun::End) => Start::End,
                     };
                     let options = TailOptions {
                         start,
                         max_line: config.reading.max_line,
+                        rotated: config.rotated.clone(),
+                        rotate: config.rotate,
                         ..TailOptions::new(path.clone())
                     };
                     let tail = Tail::open(options)

@@ -12,6 +12,7 @@ mod layers;
 mod raw;
 mod serving;
 mod shown;
+mod store;
 mod value;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,8 @@ pub use layers::Environment;
 pub use raw::Secret;
 pub use serving::{Config, Input, Listen, Log, Slack};
 pub use shown::Effective;
-pub use value::{InputFormat, LogFormat, StartFrom};
+pub use store::DedupStore;
+pub use value::{FirstRun, InputFormat, LogFormat, StartFrom};
 
 /// Names of classes that are always there; `external` is what no network holds.
 const POD: &str = "internal_pod";

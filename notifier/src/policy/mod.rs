@@ -18,6 +18,7 @@ pub mod pace;
 mod simulation;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod watch;
 
 use std::time::Duration;
 

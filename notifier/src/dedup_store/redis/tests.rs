@@ -26,35 +26,27 @@ struct Server {
 impl Server {
     /// None, and a word about it, where it is not installed.
     fn start(tls: Option<&Tls>) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        // Freed again before the server takes it: nobody else asks meanwhile.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let mut config = format!("bind 127.0.0.1\nrequirepass {PASSWORD:?}\nsave \"\"\n");
-        match tls {
-            None => config += &format!("port {port}\n"),
-            Some(tls) => {
-                for (name, text) in [("cert", &tls.certificate), ("key", &tls.key)] {
-                    let path = directory.path().join(name);
-                    fs::write(&path, text).unwrap();
-                    config += &format!("tls-{name}-file {}\n", path.display());
+        // A port that was free a moment ago may be somebody's by now.
+        for _ in 0..10 {
+            let directory = tempfile::tempdir().unwrap();
+            let port = free_port();
+            configure(&directory, port, tls);
+            match spawn(&directory) {
+                Ok(Some(child)) => {
+                    return Some(Self {
+                        child,
+                        port,
+                        directory,
+                    });
                 }
-                config += &format!("port 0\ntls-port {port}\ntls-auth-clients no\n");
+                Ok(None) => {
+                    eprintln!("skipped: install redis-server to test the shared store");
+                    return None;
+                }
+                Err(said) => eprintln!("redis-server did not start: {said:#?}"),
             }
         }
-        fs::write(directory.path().join("redis.conf"), config).unwrap();
-        let Some(child) = spawn(&directory) else {
-            eprintln!("skipped: install redis-server to test the shared store");
-            return None;
-        };
-        Some(Self {
-            child,
-            port,
-            directory,
-        })
+        panic!("no free port for redis-server");
     }
 
     fn stop(&mut self) {
@@ -63,7 +55,7 @@ impl Server {
     }
 
     fn start_again(&mut self) {
-        self.child = spawn(&self.directory).unwrap();
+        self.child = spawn(&self.directory).unwrap().unwrap();
     }
 
     fn store(&self) -> RedisStore {
@@ -82,24 +74,48 @@ impl Drop for Server {
     }
 }
 
-fn spawn(directory: &TempDir) -> Option<Child> {
-    let mut child = Command::new("redis-server")
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn configure(directory: &TempDir, port: u16, tls: Option<&Tls>) {
+    let mut config = format!("bind 127.0.0.1\nrequirepass {PASSWORD:?}\nsave \"\"\n");
+    match tls {
+        None => config += &format!("port {port}\n"),
+        Some(tls) => {
+            for (name, text) in [("cert", &tls.certificate), ("key", &tls.key)] {
+                let path = directory.path().join(name);
+                fs::write(&path, text).unwrap();
+                config += &format!("tls-{name}-file {}\n", path.display());
+            }
+            config += &format!("port 0\ntls-port {port}\ntls-auth-clients no\n");
+        }
+    }
+    fs::write(directory.path().join("redis.conf"), config).unwrap();
+}
+
+/// The server once it takes connections; none if there is no such program, and
+/// what it said if it ended.
+fn spawn(directory: &TempDir) -> Result<Option<Child>, Vec<String>> {
+    let spawned = Command::new("redis-server")
         .arg("redis.conf")
         .current_dir(directory.path())
         .stdout(Stdio::piped())
-        .spawn()
-        .ok()?;
-    let said = BufReader::new(child.stdout.take().unwrap())
-        .lines()
-        .map_while(Result::ok);
+        .spawn();
+    let Ok(mut child) = spawned else {
+        return Ok(None);
+    };
+    let said = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut before = Vec::new();
-    for line in said {
+    for line in said.map_while(Result::ok) {
         if line.contains("Ready to accept connections") {
-            return Some(child);
+            return Ok(Some(child));
         }
         before.push(line);
     }
-    panic!("redis-server did not start: {before:#?}");
+    child.wait().unwrap();
+    Err(before)
 }
 
 fn store(url: &str, password: Option<&str>, pem: Option<&[u8]>) -> Result<RedisStore, StoreError> {
