@@ -229,6 +229,9 @@ pub enum Dedup {
 /// the catalogue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Request {
+    /// The relay could not look inside, so nothing below but the protocol is known.
+    #[serde(skip)]
+    pub protected: bool,
     /// Product family.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub application: Option<Box<str>>,
@@ -344,8 +347,7 @@ fn hresult<S: serde::Serializer>(code: &Option<u32>, serializer: S) -> Result<S:
 }
 
 impl Event {
-    /// The product's name, or the label `protected` for a relayed request that
-    /// shows none.
+    /// The product's name; a relayed request shows none.
     #[must_use]
     pub fn product(&self) -> Option<&str> {
         self.request.as_deref()?.product.as_deref()

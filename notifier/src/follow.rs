@@ -17,7 +17,7 @@ use crate::source::stream::Stream;
 use crate::source::tail::Tail;
 use crate::source::wake::{Backoff, Wake, Waker, Woken};
 
-/// After so long without a line, what waits for more is decided (design section 2).
+/// After so long without a line, what waits for more is decided (docs/events.md, "When an event is printed").
 const SILENCE: Duration = Duration::from_secs(3);
 
 /// What one log brought since its last batch.
@@ -61,7 +61,13 @@ impl Source {
                 if child.exit().is_some() {
                     stream.writer_ended(now);
                 }
-                stream.handle(woken, now, reader)
+                let progress = stream.handle(woken, now, reader);
+                Progress {
+                    // Its exit code is ours, so it is waited for even if it has
+                    // nothing more to say.
+                    ended: progress.ended && child.exit().is_some(),
+                    ..progress
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::Instant;
 
-use crate::event::{Event, Kind};
+use crate::event::Event;
 use crate::follow::Batch;
 use crate::line::Class;
 use crate::policy::{Body, Delivery, DeliveryId, Outcome, Policy, Settings, Settled};
@@ -146,7 +146,6 @@ impl<W: Write> Hub<W> {
             self.policy.handle_event(event, now);
             self.metrics.observe(event);
         }
-        stdout::print(&mut self.out, &batch.events)?;
         for (class, lines) in Class::ALL.iter().zip(batch.counters.lines) {
             log.lines(class.as_str(), lines);
         }
@@ -172,7 +171,8 @@ impl<W: Write> Hub<W> {
         self.metrics
             .evicted(Evicted::WaitingEvent, batch.counters.evicted_requests);
         self.readiness.set(&batch.log, batch.state);
-        Ok(())
+        // Last: whoever sees an event finds it counted.
+        stdout::print(&mut self.out, &batch.events)
     }
 
     /// Hands over every message that is due now.
@@ -269,9 +269,10 @@ pub fn product_label(event: &Event) -> &'static str {
     let Some(request) = event.request.as_deref() else {
         return "unknown";
     };
-    let relayed = request.product.is_none() && event.kind != Kind::Aborted;
-    kms_core::catalog::label(request.product.as_deref(), request.activation_id)
-        .unwrap_or(if relayed { "protected" } else { "unknown" })
+    if request.protected {
+        return "protected";
+    }
+    kms_core::catalog::label(request.product.as_deref(), request.activation_id).unwrap_or("unknown")
 }
 
 /// Names of the source classes, for metrics.

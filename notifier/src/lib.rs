@@ -1,6 +1,6 @@
 //! `kms-notifier`: follows a KMS server's log and tells what happened.
 //!
-//! The way through the house is one: [`source`] → [`line`] → [`assembler`] →
+//! The way through the house is one: [`source`] → [`line`](mod@line) → [`assembler`] →
 //! [`policy`] → [`sink`]. [`reader`] joins the first three for one log,
 //! [`follow`] is the thread that drives it, [`hub`] joins the last two for all
 //! logs, and [`run`] wires everything up. `docs/architecture.md` draws it.

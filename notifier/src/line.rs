@@ -47,21 +47,24 @@ pub enum Kind<'a> {
     ResponseMarker(Option<Mark>),
     /// A line of a request or response block (7.5, 7.6).
     Field(Label, &'a [u8]),
-    /// The server turned the last request down (7.7), or its own lab seal was missing.
+    /// The server turned the last request down (7.7).
     Refusal {
         /// The words before the code.
         reason: &'a [u8],
         /// The code: the line's, or what later builds print for the same words.
         hresult: u32,
     },
-    /// `Fatal: KMSv7.0 unsupported`: a refusal without a request block (7.7).
-    Unsupported {
-        /// `7.0`, or `7` up to svn977.
-        protocol: &'a [u8],
+    /// A refusal without a request block: `Fatal: KMSv7.0 unsupported` (7.7), or
+    /// kms-core's `Lab seal missing (0x8007000D)`.
+    RefusedAlone {
+        /// `7.0`, or `7` up to svn977, where the line tells it.
+        protocol: Option<&'a [u8]>,
         /// The words of the line.
         reason: &'a [u8],
+        /// The code that the client got.
+        hresult: u32,
     },
-    /// kms-core's relay: `Relayed request: v6.0, protected, outcome answered` (design section 8).
+    /// kms-core's relay: `Relayed request: v6.0, protected, outcome answered` (kms-wire.md 7.11).
     Relayed {
         /// `6.0`
         protocol: &'a [u8],
@@ -160,7 +163,7 @@ const LABELS: [(&[u8; LABEL_LEN], Label); 19] = [
 
 /// Refusals, by how the line begins, and the code that builds since svn1099
 /// print after it (7.7).
-const REFUSALS: [(&[u8], u32); 7] = [
+const REFUSALS: [(&[u8], u32); 6] = [
     (
         b"Rejecting request with more than 1000 minimum clients",
         0x8007_000D,
@@ -176,7 +179,6 @@ const REFUSALS: [(&[u8], u32); 7] = [
         0xC004_F042,
     ),
     (b"Rejecting more than ", 0xC004_D104),
-    (b"Lab seal missing", 0x8007_000D),
 ];
 
 /// What a line counts as in `kms_notifier_lines_total{class}`.
@@ -242,7 +244,7 @@ impl Kind<'_> {
             Self::QuietResponse { .. } | Self::ResponseMarker(_) => Class::Response,
             Self::Field(label, _) if *label >= Label::Epid => Class::Response,
             Self::Field(..) => Class::Request,
-            Self::Refusal { .. } | Self::Unsupported { .. } | Self::Limited => Class::Refusal,
+            Self::Refusal { .. } | Self::RefusedAlone { .. } | Self::Limited => Class::Refusal,
             Self::Started | Self::Stopped | Self::Lifecycle => Class::Lifecycle,
             Self::ChildCrashed | Self::Warning => Class::Warning,
             Self::Unrecognised => Class::Unrecognised,
@@ -450,7 +452,7 @@ fn rare(text: &[u8]) -> Kind<'_> {
             return refusal(text, rest, hresult);
         }
     }
-    if let Some(kind) = unsupported(text).or_else(|| relayed(text)) {
+    if let Some(kind) = refused_alone(text).or_else(|| relayed(text)) {
         return kind;
     }
     if text.starts_with(b"Limited: ") {
@@ -512,15 +514,24 @@ fn refusal<'a>(text: &'a [u8], rest: &[u8], hresult: u32) -> Kind<'a> {
     }
 }
 
-fn unsupported(text: &[u8]) -> Option<Kind<'_>> {
+fn refused_alone(text: &[u8]) -> Option<Kind<'_>> {
+    const INVALID_DATA: u32 = 0x8007_000D;
+    if let Some(rest) = text.strip_prefix(b"Lab seal missing") {
+        let reason = text.get(..text.len() - rest.len())?;
+        let known = rest.is_empty() || rest == b" (0x8007000D)";
+        return known.then_some(Kind::RefusedAlone {
+            protocol: None,
+            reason,
+            hresult: INVALID_DATA,
+        });
+    }
     let rest = text.strip_prefix(b"Fatal: KMSv")?;
-    let protocol = version(
-        rest.strip_suffix(b" unsupported")
-            .or_else(|| rest.strip_suffix(b" is not supported."))?,
-    )?;
-    Some(Kind::Unsupported {
+    let protocol = Some(version(rest.strip_suffix(b" unsupported")?)?);
+    let reason = text.strip_prefix(b"Fatal: ")?;
+    Some(Kind::RefusedAlone {
         protocol,
-        reason: text.strip_prefix(b"Fatal: ")?,
+        reason,
+        hresult: INVALID_DATA,
     })
 }
 
@@ -714,11 +725,6 @@ mod tests {
                 0xC004_D104,
                 "Rejecting more than 671 clients",
             ),
-            (
-                "Lab seal missing (0x8007000D)",
-                0x8007_000D,
-                "Lab seal missing",
-            ),
         ] {
             assert_eq!(
                 kind_of(line),
@@ -733,20 +739,32 @@ mod tests {
             kind_of("Refusing unknown product of EVIL"),
             Kind::Unrecognised
         );
-        assert_eq!(
-            kind_of("Fatal: KMSv7.0 unsupported"),
-            Kind::Unsupported {
-                protocol: b"7.0",
-                reason: b"KMSv7.0 unsupported"
-            }
-        );
-        assert_eq!(
-            kind_of("Fatal: KMSv7 unsupported"),
-            Kind::Unsupported {
-                protocol: b"7",
-                reason: b"KMSv7 unsupported"
-            }
-        );
+        for (line, protocol, reason) in [
+            (
+                "Fatal: KMSv7.0 unsupported",
+                Some(&b"7.0"[..]),
+                "KMSv7.0 unsupported",
+            ),
+            (
+                "Fatal: KMSv7 unsupported",
+                Some(&b"7"[..]),
+                "KMSv7 unsupported",
+            ),
+            ("Lab seal missing (0x8007000D)", None, "Lab seal missing"),
+        ] {
+            let (reason, hresult) = (reason.as_bytes(), 0x8007_000D);
+            assert_eq!(
+                kind_of(line),
+                Kind::RefusedAlone {
+                    protocol,
+                    reason,
+                    hresult
+                },
+                "{line}"
+            );
+        }
+        // Pedantic builds say so as well, before the line that counts.
+        assert_eq!(kind_of("Fatal: KMSv7 is not supported."), Kind::Warning);
     }
 
     #[test]

@@ -53,6 +53,8 @@ fn start_log(reading: &Reading) {
         .with_writer(io::stderr)
         .with_target(false)
         .with_max_level(reading.log_level)
+        // A log that nobody reads is no reason to end: the alternative is a panic.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     match reading.log_format {
         LogFormat::Human => log.init(),
@@ -118,11 +120,8 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
     )
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the one line that says why nothing was started"
-)]
 fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("kms-notifier: {error}");
+    // The code says it too, where nobody reads the line.
+    let _ = writeln!(io::stderr(), "kms-notifier: {error}");
     ExitCode::from(code)
 }

@@ -4,7 +4,6 @@
 //! the hub, and the caller's, which serves HTTP, posts and waits for signals. No
 //! thread waits for one that comes later on the way, except a log's for the hub.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ use crate::config::{
 use crate::follow::{Follower, Source};
 use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
 use crate::line::Class;
-use crate::policy::{Classes, Policy, Settings};
+use crate::policy::{Policy, Settings};
 use crate::reader::Reader;
 use crate::sink::http::{self, Readiness};
 use crate::sink::metrics::{Metrics, Setup};
@@ -56,14 +55,10 @@ pub enum RunError {
 }
 
 /// What the policy is told by the configuration.
-///
-/// # Panics
-/// Never: the configuration has checked the classes with the same rules.
 #[must_use]
 pub fn settings(reading: &Reading) -> Settings {
-    let classes: BTreeMap<_, _> = reading.classes.iter().cloned().collect();
     Settings {
-        classes: Classes::new(&classes).expect("checked when the configuration was read"),
+        classes: reading.classes.clone(),
         dedup_window: reading.dedup_window,
         post_refused: reading.post_refused,
     }
@@ -227,7 +222,11 @@ async fn supervise(
             }
             () = last_call => {
                 tracing::warn!("stopped at the deadline");
-                running.forward(rustix::process::Signal::KILL);
+                if running.child.is_some() {
+                    running.forward(rustix::process::Signal::KILL);
+                    // Its end is that of its log, and of the hub after that.
+                    let _ = tokio::time::timeout(GRACE, hub).await;
+                }
                 return Ok(());
             }
             signal = signals.next() => match signal {

@@ -4,10 +4,14 @@
 //! Everything here waits for an event with [`DEADLINE`] as the bound, and panics
 //! with what it saw when the deadline passes: these are tests' tools.
 
+mod exposition;
+mod inert;
 mod log_writer;
+mod recorded;
 pub mod score;
 mod sidecar;
 mod slack;
+mod visit;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -15,9 +19,13 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+pub use exposition::{Exposition, Sample};
+pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
+pub use recorded::{Recording, check_at_once, recordings, replay};
 pub use sidecar::Sidecar;
 pub use slack::{Behaviour, FakeSlack, Post};
+pub use visit::{Visit, server_started, server_stopped};
 pub use watch::Watch;
 
 /// How long a helper waits for something that should happen at once. Generous,
@@ -62,10 +70,4 @@ pub fn notifier() -> Command {
         .env("NO_COLOR", "1")
         .stdin(Stdio::null());
     command
-}
-
-/// The directory of the recorded logs and their truth.
-#[must_use]
-pub fn recordings() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/recorded"))
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use crate::{DEADLINE, Watch};
@@ -34,12 +35,24 @@ impl Sidecar {
     /// When it cannot be started.
     #[must_use]
     pub fn spawn(command: &mut Command) -> Self {
+        Self::spawn_into(command, Stdio::piped())
+    }
+
+    /// The same with its standard output going elsewhere: none of it is collected.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn_into(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
         let mut child = command
-            .stdout(Stdio::piped())
+            .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .expect("the command starts");
-        let stdout = collect(child.stdout.take().expect("stdout is piped"));
+        let stdout = match child.stdout.take() {
+            Some(stdout) => collect(stdout),
+            None => collect(std::io::empty()),
+        };
         let stderr = collect(child.stderr.take().expect("stderr is piped"));
         let exited = Arc::new(Watch::new(false));
         let (told, pid) = (Arc::clone(&exited), Pid::from_child(&child));
@@ -50,7 +63,11 @@ impl Sidecar {
                 WaitId::Pid(pid),
                 WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
             );
-            waited.expect("one's own child can be waited for");
+            // One that was dropped may be reaped already: it has ended all the same.
+            assert!(
+                matches!(waited, Ok(_) | Err(Errno::CHILD)),
+                "cannot wait for one's own child: {waited:?}"
+            );
             told.update(|exited| *exited = true);
         });
         Self {

@@ -1,7 +1,8 @@
 //! A Slack incoming webhook on loopback that behaves as a test tells it to.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -35,7 +36,7 @@ pub enum Behaviour {
 }
 
 /// One request as it arrived.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Post {
     /// Method, path and content type.
     pub head: (String, String, String),
@@ -53,6 +54,36 @@ impl Post {
     #[must_use]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).expect("a post's body is JSON")
+    }
+
+    /// The labels and values that a message about one client shows; empty for a
+    /// digest.
+    #[must_use]
+    pub fn fields(&self) -> BTreeMap<String, String> {
+        let json = self.json();
+        let blocks = json["blocks"].as_array().into_iter().flatten();
+        let fields = blocks.flat_map(|block| block["fields"].as_array().into_iter().flatten());
+        let texts = fields.filter_map(|field| field["text"].as_str()?.split_once('\n'));
+        texts
+            .map(|(label, value)| (label.into(), value.into()))
+            .collect()
+    }
+
+    /// The lines of a digest; empty for a message about one client.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let json = self.json();
+        let blocks = json["blocks"].as_array().into_iter().flatten();
+        let sections = blocks.filter(|block| block["type"] == "section");
+        let texts = sections.filter_map(|section| section["text"]["text"].as_str());
+        texts.flat_map(str::lines).map(str::to_owned).collect()
+    }
+}
+
+impl fmt::Debug for Post {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = String::from_utf8_lossy(&self.body);
+        write!(f, "{body} -> {:?}", self.answer)
     }
 }
 
@@ -177,8 +208,8 @@ fn serve(listener: TcpListener, state: &Arc<Watch<State>>, stopped: oneshot::Rec
 #[derive(Debug)]
 struct Cut;
 
-impl std::fmt::Display for Cut {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("cut as the script says")
     }
 }

@@ -1,75 +1,78 @@
 //! Who asked: shares of belief, from what the log says for and against it.
 //!
 //! A block names no connection. What is left after the facts (open before it
-//! began, not closed before it ended) is weighed, and the weights of all
-//! requests that wait are balanced against each other: one connection does not
-//! speak for two machines at once. Distances are counted in *ticks* (accepted
-//! and closed lines and markers), since a busy server writes many lines within
-//! one stamp. The curves were fitted to the recordings of four server versions;
-//! docs/decisions.md says how.
+//! began, not closed before it ended) is weighed, and the requests that wait are
+//! weighed against each other: one connection does not speak for two machines.
+//! Distances are counted in *ticks* (accepted and closed lines and markers),
+//! since a busy server writes many lines within one stamp. The curves were fitted
+//! to the recordings of four server versions; docs/decisions.md says how.
 
 use jiff::SignedDuration;
-/// A share from which one address is called the one. On the recordings shares
-/// are honest: of those above 0.9 nine in ten and more were right.
-pub(super) const SURE: f64 = 0.97;
+
+/// A share from which one address is called the one.
+pub(super) const SURE: f64 = 0.98;
 
 /// A request that no connection in the table may have made, for a log that was
 /// joined late and for one that was read from its start.
-pub(super) const UNSEEN_LATE: f64 = 0.02;
+pub(super) const UNSEEN_LATE: f64 = 0.005;
 pub(super) const UNSEEN: f64 = 1e-6;
 
 /// How likely a connection asks for the first time, so many ticks after it was
 /// accepted: mostly at once, in a crowd some time later.
 pub(super) fn asks_first(gap: u64, age: Option<SignedDuration>) -> f64 {
-    let at_once = if gap <= 1 { 0.25 } else { 0.0 };
-    let in_a_crowd = 0.11 * power(0.8, gap.saturating_sub(1));
+    let at_once = if gap <= 1 { 0.13 } else { 0.0 };
+    let in_a_crowd = 0.22 * power(0.9, gap.saturating_sub(1));
     // Clients ask within milliseconds. Who has said nothing for seconds is a
     // monitor or a scanner; stamps a second apart may be neighbours.
     let idle = match age.map(|age| age.as_secs()) {
-        Some(2..) => 0.01,
+        Some(2..) => 0.02,
         Some(1) => 0.25,
         _ => 1.0,
     };
-    (at_once + in_a_crowd + 5e-4) * idle
+    (at_once + in_a_crowd + 1e-4) * idle
 }
 
 /// How likely a connection that spoke for this machine asks again, one that
 /// spoke for another machine asks for this one, and one that spoke for a machine
 /// that the log does not name.
-pub(super) const SAME_MACHINE: f64 = 0.3;
-pub(super) const OTHER_MACHINE: f64 = 1e-6;
-pub(super) const SOME_MACHINE: f64 = 0.3;
+pub(super) const SAME_MACHINE: f64 = 0.02;
+pub(super) const OTHER_MACHINE: f64 = 1e-8;
+pub(super) const SOME_MACHINE: f64 = 0.02;
 /// A connection from before the server's last restart.
 pub(super) const STALE: f64 = 0.01;
-/// The address that this machine was last seen at. Not enough to decide alone:
-/// it is the client's word that it is the same machine.
-pub(super) const KNOWN_ADDRESS: f64 = 30.0;
+/// The address that this machine was last seen at: much, but not enough against
+/// a connection that fits in every other way. It is the client's word.
+pub(super) const KNOWN_ADDRESS: f64 = 60.0;
 
 /// How likely an asker closes so many ticks after its answer; `open` is that it
-/// has not done so yet. One in two holds on.
+/// has not done so yet. Four in ten hold on.
 pub(super) fn closes_after_answer(gap: u64, open: bool) -> f64 {
     if open {
-        0.5 + 0.5 * power(0.72, gap)
+        0.4 + 0.6 * power(0.5, gap)
     } else {
         let at_once = if gap <= 1 { 0.12 } else { 0.0 };
-        at_once + 0.005 * power(0.95, gap) + 5e-4
+        at_once + 0.03 * power(0.94, gap) + 1e-4
     }
 }
 
-/// The same for a connection that asks nothing, from its accepted line on.
+/// The same for a connection that asks nothing, from its accepted line on, times
+/// how rare such connections are.
 pub(super) fn closes_unasked(gap: u64, open: bool) -> f64 {
     if open {
-        0.02 * power(0.2, gap) + 0.09 * power(0.97, gap) + 0.01
+        0.09 + 0.013 * power(0.985, gap)
     } else {
-        0.2 * power(0.2, gap) + 0.07 * power(0.97, gap) + 1e-3
+        0.13 * power(0.985, gap) + 1e-3
     }
 }
 
-/// How much more often an address only probed than asked, in what was read so
-/// far. Bounded so that it never decides by itself.
+/// How much less likely an address asks that has so far only probed. Bounded so
+/// that it never decides by itself.
 pub(super) fn prober(probes: u32, requests: u32) -> f64 {
-    let odds = f64::from(probes.saturating_add(1)) / f64::from(requests.saturating_add(1));
-    odds.clamp(1.0 / 6.0, 6.0)
+    if requests > 0 {
+        1.0
+    } else {
+        f64::from(probes.saturating_add(1)).min(3.0)
+    }
 }
 
 fn power(base: f64, exponent: u64) -> f64 {
@@ -77,75 +80,208 @@ fn power(base: f64, exponent: u64) -> f64 {
 }
 
 /// One request (or several of one machine) that waits, and what speaks for each
-/// connection: (column, weight).
+/// connection: (column, weight), each column once.
 pub(super) type Row = Vec<(usize, f64)>;
 
 /// Shares of belief, in the shape of `rows`; what is missing to 1 is `unseen`.
 ///
 /// `idle` has, for every column, the weight of its asking nothing at all. Each
 /// row belongs to one column or to none that is seen, each column to one row or
-/// to none: the balance (Sinkhorn's) gives each pair the share it has in all
-/// such assignments, nearly, in a few rounds.
+/// to none: a share is the weight of all such assignments with that pair, out of
+/// all. Rows that share no column are weighed apart.
 pub(super) fn shares(rows: &[Row], idle: &[f64], unseen: f64) -> Vec<Row> {
+    // Only how much more a column would ask than not matters.
+    let odds = |(column, weight): &(usize, f64)| (*column, weight / at(idle, *column));
+    let odds: Vec<Row> = rows
+        .iter()
+        .map(|row| row.iter().map(odds).collect())
+        .collect();
+    let mut shares: Vec<Row> = vec![Row::new(); rows.len()];
+    for group in groups(&odds, idle.len()) {
+        let members: Vec<&Row> = group.iter().filter_map(|row| odds.get(*row)).collect();
+        let weighed = if members.len() <= MAX_COUNTED {
+            counted(&members, unseen)
+        } else {
+            balanced(&members, idle.len(), unseen)
+        };
+        for (row, weighed) in group.into_iter().zip(weighed) {
+            if let Some(share) = shares.get_mut(row) {
+                *share = weighed;
+            }
+        }
+    }
+    shares
+}
+
+/// Rows that share columns, by their indices.
+fn groups(rows: &[Row], columns: usize) -> Vec<Vec<usize>> {
+    let mut owner: Vec<Option<usize>> = vec![None; columns];
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let mut joined = vec![index];
+        for (column, _) in row {
+            if let Some(other) = owner.get(*column).copied().flatten()
+                && let Some(group) = groups.get_mut(other)
+            {
+                joined.append(group);
+            }
+        }
+        joined.sort_unstable();
+        let members = joined.iter().filter_map(|member| rows.get(*member));
+        for (column, _) in members.flatten() {
+            if let Some(owner) = owner.get_mut(*column) {
+                *owner = Some(groups.len());
+            }
+        }
+        groups.push(joined);
+    }
+    groups.retain(|group| !group.is_empty());
+    groups
+}
+
+/// Rows whose assignments are all counted; the work doubles with each.
+const MAX_COUNTED: usize = 8;
+
+/// Exact shares of a few rows: a sum over all assignments, column by column, with
+/// the set of rows that have theirs as the state.
+fn counted(rows: &[&Row], unseen: f64) -> Vec<Row> {
+    let states = 1_usize << rows.len();
+    // By column: (row's bit, position in its row, odds).
+    let mut columns: Vec<(usize, Vec<(usize, f64)>)> = Vec::new();
+    for (bit, row) in rows.iter().enumerate() {
+        for (column, odds) in row.iter() {
+            match columns.iter_mut().find(|(known, _)| known == column) {
+                Some((_, askers)) => askers.push((bit, *odds)),
+                None => columns.push((*column, vec![(bit, *odds)])),
+            }
+        }
+    }
+    // after[c][set]: the weight of all ways to go on from column c with these rows served.
+    let mut last = vec![1.0; states];
+    for (set, weight) in last.iter_mut().enumerate() {
+        let left = rows.len() - set.count_ones() as usize;
+        *weight = power(unseen, left as u64);
+    }
+    let mut after = vec![last];
+    for (_, askers) in columns.iter().rev() {
+        let next = after.last().expect("begun with one");
+        let weight = |set: usize| {
+            let asked = askers.iter().filter(|(bit, _)| set & (1 << bit) == 0);
+            at(next, set)
+                + asked
+                    .map(|(bit, odds)| odds * at(next, set | 1 << bit))
+                    .sum::<f64>()
+        };
+        let column = (0..states).map(weight).collect();
+        after.push(column);
+    }
+    let total = after
+        .last()
+        .map_or(1.0, |first| at(first, 0))
+        .max(f64::MIN_POSITIVE);
+    // before[set]: the weight of all ways to have come to this column with these rows served.
+    let mut before = vec![0.0; states];
+    if let Some(empty) = before.first_mut() {
+        *empty = 1.0;
+    }
+    let mut shares: Vec<Row> = vec![Row::new(); rows.len()];
+    for ((column, askers), after) in columns.iter().zip(after.iter().rev().skip(1)) {
+        let mut next = before.clone();
+        for (bit, odds) in askers {
+            let mut share = 0.0;
+            for (set, weight) in before
+                .iter()
+                .enumerate()
+                .filter(|(set, _)| set & (1 << bit) == 0)
+            {
+                let served = set | 1 << bit;
+                share += weight * odds * at(after, served);
+                if let Some(next) = next.get_mut(served) {
+                    *next += weight * odds;
+                }
+            }
+            if let Some(row) = shares.get_mut(*bit) {
+                row.push((*column, share / total));
+            }
+        }
+        before = next;
+    }
+    shares
+}
+
+/// Nearly the same for a crowd: rows and columns are scaled in turns until both
+/// add up (Sinkhorn's balance). It errs on the side of doubt.
+fn balanced(rows: &[&Row], columns: usize, unseen: f64) -> Vec<Row> {
     const ROUNDS: usize = 40;
-    let mut columns = vec![1.0_f64; idle.len()];
-    let mut scales = vec![1.0_f64; rows.len()];
+    let mut scales = vec![1.0_f64; columns];
     for _ in 0..ROUNDS {
-        let mut load = idle.to_vec();
-        for (row, scale) in rows.iter().zip(&mut scales) {
-            let weigh = |(column, weight): &(usize, f64)| weight * get(&columns, *column);
-            *scale = 1.0 / (row.iter().map(weigh).sum::<f64>() + unseen);
-            for (column, weight) in row {
+        let mut load = vec![1.0; columns];
+        for row in rows {
+            let sum = unseen
+                + row
+                    .iter()
+                    .map(|(c, odds)| odds * at(&scales, *c))
+                    .sum::<f64>();
+            for (column, odds) in row.iter() {
                 if let Some(load) = load.get_mut(*column) {
-                    *load += weight * *scale;
+                    *load += odds / sum;
                 }
             }
         }
         let mut change = 0.0_f64;
-        for (column, load) in columns.iter_mut().zip(load) {
-            let next = 1.0 / load.max(f64::MIN_POSITIVE);
-            change = change.max((next / *column - 1.0).abs());
-            *column = next;
+        for (scale, load) in scales.iter_mut().zip(load) {
+            change = change.max((1.0 / load / *scale - 1.0).abs());
+            *scale = 1.0 / load;
         }
         if change < 1e-3 {
             break;
         }
     }
-    let share = |row: &Row| {
-        let weights = row
-            .iter()
-            .map(|(column, weight)| (*column, weight * get(&columns, *column)));
-        let weights: Row = weights.collect();
-        let sum = weights.iter().map(|(_, weight)| weight).sum::<f64>() + unseen;
-        weights
-            .into_iter()
-            .map(|(column, weight)| (column, weight / sum))
+    let share = |row: &&Row| {
+        let sum = unseen
+            + row
+                .iter()
+                .map(|(c, odds)| odds * at(&scales, *c))
+                .sum::<f64>();
+        row.iter()
+            .map(|(c, odds)| (*c, odds * at(&scales, *c) / sum))
             .collect()
     };
     rows.iter().map(share).collect()
 }
 
-fn get(columns: &[f64], at: usize) -> f64 {
-    columns.get(at).copied().unwrap_or(1.0)
+fn at(list: &[f64], index: usize) -> f64 {
+    list.get(index).copied().unwrap_or(1.0)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn close(share: f64, expected: f64) -> bool {
+        (share - expected).abs() < 1e-3
+    }
 
     #[test]
     fn one_request_goes_by_the_odds() {
         let shares = shares(&[vec![(0, 0.3), (1, 0.1)]], &[1.0, 1.0], 0.0);
-        assert!((shares[0][0].1 - 0.75).abs() < 0.01, "{shares:?}");
+        assert!(close(shares[0][0].1, 0.75), "{shares:?}");
     }
 
     #[test]
-    fn a_connection_taken_by_one_request_is_free_for_no_other() {
-        // The second request can only be 1's, so the first is 0's, although 1 would
-        // be the better guess.
+    fn who_would_else_be_a_rare_sight_is_the_likelier_asker() {
+        let shares = shares(&[vec![(0, 0.3), (1, 0.3)]], &[0.1, 1.0], 0.0);
+        assert!(close(shares[0][0].1, 10.0 / 11.0), "{shares:?}");
+    }
+
+    #[test]
+    fn a_connection_that_one_request_needs_is_free_for_no_other() {
+        // The second can only be 1's, so the first is 0's, though 1 fits it better.
         let rows = [vec![(0, 0.1), (1, 0.9)], vec![(1, 0.5)]];
-        let shares = shares(&rows, &[0.1, 0.1], 1e-6);
-        assert!(shares[0][0].1 > 0.9, "{shares:?}");
+        let shares = shares(&rows, &[1.0, 1.0], 1e-6);
+        assert!(shares[0][0].1 > 0.99, "{shares:?}");
         assert!(shares[1][0].1 > 0.99, "{shares:?}");
     }
 
@@ -155,9 +291,45 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_is_weighed_like_a_few() {
+        // Two of everything in a circle: more rows than are counted one by one.
+        let circle = |n: usize| -> Vec<Row> {
+            (0..n)
+                .map(|row| vec![(row, 0.6), ((row + 1) % n, 0.3)])
+                .collect()
+        };
+        for n in [3, MAX_COUNTED, MAX_COUNTED + 1, 40] {
+            let shares = shares(&circle(n), &vec![1.0; n], 1e-6);
+            for row in &shares {
+                let by_column =
+                    |column| row.iter().find(|(c, _)| *c == column).map_or(0.0, |s| s.1);
+                assert!(
+                    by_column(row[0].0) > 0.0 && close(row.iter().map(|s| s.1).sum(), 1.0),
+                    "{n}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn an_address_that_only_probes_never_decides() {
-        for odds in [prober(u32::MAX, 0), 1.0 / prober(0, u32::MAX)] {
-            assert!(odds / (1.0 + odds) < SURE, "{odds}");
+        let odds = prober(u32::MAX, 0);
+        assert!(odds / (1.0 + odds) < SURE);
+        assert_eq!(prober(u32::MAX, 1), 1.0);
+    }
+
+    proptest! {
+        /// Shares are shares, whoever waits: none negative, none above one.
+        #[test]
+        fn shares_never_exceed_one(
+            weights in proptest::collection::vec(proptest::collection::vec(1e-9_f64..10.0, 6), 1..12),
+            idle in proptest::collection::vec(1e-6_f64..10.0, 6),
+        ) {
+            let rows: Vec<Row> = weights.iter().map(|row| row.iter().copied().enumerate().collect()).collect();
+            for row in shares(&rows, &idle, UNSEEN_LATE) {
+                let sum: f64 = row.iter().map(|(_, share)| share).sum();
+                prop_assert!(sum <= 1.0 + 1e-6 && row.iter().all(|(_, share)| *share >= 0.0), "{row:?}");
+            }
         }
     }
 }

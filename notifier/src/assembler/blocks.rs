@@ -236,8 +236,9 @@ pub(super) enum Taken {
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     open: Vec<Block>,
-    /// The block that wrote the last line, if the last line was a block's.
-    writer: Option<Tick>,
+    /// The block that wrote the last line, if the last line was a block's, and
+    /// how many lines it has written since another one did.
+    writer: Option<(Tick, u32)>,
     lines: u64,
     pub(super) evicted: u64,
 }
@@ -255,7 +256,7 @@ impl Blocks {
         let given_up = (self.open.len() >= MAX_OPEN).then(|| self.open.remove(0));
         self.evicted += u64::from(given_up.is_some());
         if !suspect {
-            self.writer = Some(begin);
+            self.wrote(begin);
         }
         self.open.push(Block {
             begin,
@@ -279,8 +280,23 @@ impl Blocks {
         self.open.iter_mut().find(|block| block.begin == begin)
     }
 
-    pub(super) fn iter(&self) -> std::slice::Iter<'_, Block> {
-        self.open.iter()
+    pub(super) fn get(&self, begin: Tick) -> Option<&Block> {
+        self.open.iter().find(|block| block.begin == begin)
+    }
+
+    /// The oldest block that fits.
+    pub(super) fn find(&self, fits: impl Fn(&Block) -> bool) -> Option<Tick> {
+        self.open
+            .iter()
+            .find(|block| fits(block))
+            .map(|block| block.begin)
+    }
+
+    /// Whether another block than `not` waits for an answer.
+    pub(super) fn others_wait(&self, not: Tick) -> bool {
+        self.open
+            .iter()
+            .any(|block| block.begin != not && block.stage == Stage::Waiting)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -292,21 +308,20 @@ impl Blocks {
         Some(self.open.remove(at))
     }
 
-    /// Gives a line to the block that waits for it. A suspect line goes only to
-    /// a block that waits for just it, and never to `not`, the block whose name
-    /// the line may be part of.
+    /// Gives a line to the block that waits for it. A line that may be part of
+    /// the name of `name_of` goes only to another block that waits for just it.
     pub(super) fn field(
         &mut self,
         label: Label,
         value: &[u8],
         pid: Option<u32>,
-        trust: Trust,
+        name_of: Option<Tick>,
     ) -> Taken {
         self.lines += 1;
-        let Some(at) = self.writer_of(label, value, pid, trust) else {
+        let Some(at) = self.writer_of(label, value, pid, name_of) else {
             return Taken::Orphan;
         };
-        let suspect = trust != Trust::Real;
+        let suspect = name_of.is_some();
         let Some(block) = self.open.get_mut(at) else {
             return Taken::Orphan;
         };
@@ -314,7 +329,7 @@ impl Blocks {
         block.touched = self.lines;
         let answered = block.take(label, value, suspect);
         if !suspect {
-            self.writer = Some(begin);
+            self.wrote(begin);
         }
         if label == Label::ClientMachine {
             self.relink(begin, value);
@@ -332,22 +347,19 @@ impl Blocks {
         label: Label,
         value: &[u8],
         pid: Option<u32>,
-        trust: Trust,
+        name_of: Option<Tick>,
     ) -> Option<usize> {
         let mine = |block: &Block| pid.is_none() || block.seen.pid == pid;
-        let last = |block: &Block| self.writer == Some(block.begin);
-        let not = match trust {
-            Trust::Real => None,
-            Trust::Suspect { name_of } => Some(name_of),
-        };
-        let fits = |block: &Block| mine(block) && Some(block.begin) != not && block.expects(label);
-        // Whose value it fits, then the writer of the last line, then who has
+        let last = |block: &Block| self.is_writer(block.begin);
+        let fits =
+            |block: &Block| mine(block) && Some(block.begin) != name_of && block.expects(label);
+        // Whose value it fits, then the writer of the last lines, then who has
         // waited longest for its turn; one that is only suspected, last.
         let rank = |block: &Block| {
             (
                 block.suspect,
                 block.agrees(label, value),
-                !last(block),
+                !self.goes_on(block.begin),
                 block.touched,
             )
         };
@@ -359,7 +371,7 @@ impl Blocks {
         if let Some((at, _)) = fitting.min_by_key(|(_, block)| rank(block)) {
             return Some(at);
         }
-        if not.is_some() {
+        if name_of.is_some() {
             return None;
         }
         let repeats = |block: &Block| mine(block) && block.repeats(label);
@@ -398,8 +410,27 @@ impl Blocks {
             asked.epid = taken.epid.take();
             asked.active_clients = taken.active_clients.take();
             asked.touched = taken.touched;
-            self.writer = Some(asked.begin);
+            let begin = asked.begin;
+            self.wrote(begin);
         }
+    }
+
+    fn wrote(&mut self, begin: Tick) {
+        self.writer = match self.writer {
+            Some((last, lines)) if last == begin => Some((last, lines.saturating_add(1))),
+            _ => Some((begin, 1)),
+        };
+    }
+
+    fn is_writer(&self, begin: Tick) -> bool {
+        self.writer.is_some_and(|(last, _)| last == begin)
+    }
+
+    /// Who has written several lines in a row goes on; two who write in turns
+    /// go on in turns.
+    fn goes_on(&self, begin: Tick) -> bool {
+        self.writer
+            .is_some_and(|(last, lines)| last == begin && lines > 1)
     }
 
     /// The request that a response marker or a refusal answers: the writer's own
@@ -407,7 +438,6 @@ impl Blocks {
     pub(super) fn waiting(&self, pid: Option<u32>, mark: Option<Mark>) -> Option<Tick> {
         let waits = |block: &&Block| {
             block.stage == Stage::Waiting
-                && !block.suspect
                 && (pid.is_none() || block.seen.pid == pid)
                 && (mark.is_none() || block.mark.is_none() || block.mark == mark)
         };
@@ -415,7 +445,7 @@ impl Blocks {
         let first = waiting.next()?;
         let best = waiting.chain([first]).min_by_key(|block| {
             (
-                self.writer != Some(block.begin),
+                !self.is_writer(block.begin),
                 block.mark != mark,
                 block.begin,
             )
@@ -433,7 +463,7 @@ impl Blocks {
     /// A response marker was written for this block.
     pub(super) fn answer(&mut self, begin: Tick) {
         self.lines += 1;
-        self.writer = Some(begin);
+        self.wrote(begin);
         let lines = self.lines;
         if let Some(block) = self.get_mut(begin) {
             block.stage = Stage::Answering(0);
@@ -445,18 +475,6 @@ impl Blocks {
     pub(super) fn interrupted(&mut self) {
         self.writer = None;
     }
-}
-
-/// How far a line can be believed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trust {
-    /// The server wrote it.
-    Real,
-    /// It may be part of the workstation name of this block.
-    Suspect {
-        /// The block whose name it may belong to.
-        name_of: Tick,
-    },
 }
 
 fn guid(value: &[u8]) -> Option<Uuid> {

@@ -45,8 +45,9 @@ impl Clock {
     pub(super) fn yearless(&mut self, stamp: DateTime, modified: Timestamp) -> Option<EventTime> {
         let year = modified.to_zoned(self.zone.clone()).year();
         let limit = modified + SignedDuration::from_hours(24);
-        // The years around it, latest first: the first that is not too late is nearest.
-        let found = [1, 0, -1, -4].into_iter().find_map(|step| {
+        // The years around it, latest first: the first that is not too late is
+        // nearest. Eight back are enough for a 29 February.
+        let found = (-8..=1).rev().find_map(|step| {
             let date = stamp.with().year(year + step).build().ok()?;
             self.local(date).filter(|time| time.at <= limit)
         });

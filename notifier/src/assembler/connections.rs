@@ -1,9 +1,11 @@
 //! Who is connected: the table of connections that the log opened and closed.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
 
 use super::Seen;
 use crate::line::{Endpoint, Mark};
@@ -25,7 +27,19 @@ pub(super) type Tick = u64;
 
 /// A hash of workstation and client machine id: which machine spoke.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Machine(pub(super) u64);
+pub(super) struct Machine(u64);
+
+impl Machine {
+    /// `None` where the log tells neither.
+    pub(super) fn new(name: &[u8], id: Option<Uuid>) -> Option<Self> {
+        if name.is_empty() && id.is_none() {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        (name, id.map(|id| id.as_u128())).hash(&mut hasher);
+        Some(Self(hasher.finish()))
+    }
+}
 
 /// A machine that a connection spoke for, and the share of belief in that.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +72,7 @@ pub(super) struct Connection {
     pub(super) stale: bool,
     /// Turned away by `-o2`; told already.
     pub(super) dropped: bool,
-    /// Ticks of the endpoint's text in `by_name`.
+    /// What `by_name` knows it by.
     name: Box<[u8]>,
 }
 
@@ -89,7 +103,7 @@ impl Connections {
         self.all.get_mut(&id)
     }
 
-    /// Opens a connection. Returns one that the table had to forget for it.
+    /// Opens a connection, named by the tick of its accepted line.
     pub(super) fn open(&mut self, tick: Tick, peer: Peer<'_>, seen: Seen) {
         if let Some(old) = self.by_name.get(peer.name).copied() {
             // Its closed line never came, and the client's port is in use again.
@@ -174,6 +188,11 @@ impl Connections {
         self.all.values().rev().filter(|c| c.closed.is_none())
     }
 
+    /// The open connection that was accepted first.
+    pub(super) fn oldest(&self) -> Option<&Connection> {
+        self.all.values().find(|c| c.closed.is_none())
+    }
+
     /// The server ended or restarted: nothing says any more whether they live.
     pub(super) fn server_changed(&mut self) {
         for connection in self.all.values_mut().filter(|c| c.closed.is_none()) {
@@ -251,6 +270,19 @@ pub(super) struct Peer<'a> {
     pub(super) port: Option<u16>,
     pub(super) mark: Option<Mark>,
     pub(super) rpc: bool,
+}
+
+impl<'a> Peer<'a> {
+    /// From an MS-RPC build's line; `None` is `Unknown IP`.
+    pub(super) fn rpc(address: Option<&'a [u8]>) -> Self {
+        Self {
+            name: b"",
+            address,
+            port: None,
+            mark: None,
+            rpc: true,
+        }
+    }
 }
 
 impl<'a> From<&Endpoint<'a>> for Peer<'a> {

@@ -1,4 +1,5 @@
-//! What a workstation name can forge, and what it cannot (design section 7).
+//! What a workstation name can forge, and what it cannot (docs/events.md,
+//! "What a client can forge").
 //!
 //! vlmcsd prints a name raw and in one piece, line feeds included. So only lines
 //! directly after the name's first line, that fit into what is left of the name's
@@ -8,9 +9,10 @@
 use kms_core::catalog;
 use memchr::memmem;
 
-use super::Seen;
 use super::blocks::NAME_UNITS;
 use super::connections::Tick;
+use super::forgery::Judged;
+use super::{Input, Line, Seen};
 use crate::line::{self, Kind, Label};
 
 /// Quiet lines cut the name to 64 bytes (kms-wire.md 7.4).
@@ -22,9 +24,9 @@ pub(super) struct Parked {
     /// As the server printed it, prefix included.
     pub(super) text: Vec<u8>,
     pub(super) seen: Seen,
-    /// It cannot be the server's: it lacks the prefix that all lines have, or
-    /// has one that none has, or the server prints nothing like it.
-    certain: bool,
+    /// It cannot be the server's: it lacks the prefix that the name's line has,
+    /// or has one where that has none, or the server prints nothing like it.
+    pub(super) certain: bool,
 }
 
 /// The name that was begun last, and the lines after it that may be its own.
@@ -32,155 +34,174 @@ pub(super) struct Parked {
 pub(super) struct Window {
     /// The block whose name it is.
     pub(super) block: Tick,
-    pub(super) pid: Option<u32>,
+    pid: Option<u32>,
+    dated: bool,
     quiet: bool,
     /// Units (verbose) or bytes (quiet) that the name may still have.
     left: usize,
+    /// At most as many as there were units left.
     pub(super) parked: Vec<Parked>,
 }
 
-/// What the parked lines turned out to be: the first `forged` are the name's, a
-/// client count at `count` is the block's own, and what stands between is suspect
-/// unless `proved`.
+/// What the parked lines turned out to be: the first `forged` are the name's;
+/// of the others, the client count at `count` is the block's own.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) forged: usize,
-    pub(super) count: Option<usize>,
-    pub(super) proved: bool,
+    count: Option<usize>,
+    /// What follows `count` (or everything, without one) is surely real.
+    proved: bool,
+}
+
+impl Verdict {
+    /// What the line at `index` is, which is not the name's.
+    pub(super) fn of(&self, index: usize) -> Judged {
+        match self.count {
+            Some(count) if index == count => Judged::Count {
+                proved: self.proved,
+            },
+            Some(count) if index < count => Judged::Suspect,
+            _ if self.proved => Judged::Real,
+            _ => Judged::Suspect,
+        }
+    }
 }
 
 impl Window {
     /// After the line `Workstation name : VALUE` of a block.
-    pub(super) fn verbose(block: Tick, pid: Option<u32>, value: &[u8]) -> Option<Self> {
-        Self::new(block, pid, false, NAME_UNITS.checked_sub(units(value))?)
+    pub(super) fn verbose(
+        block: Tick,
+        pid: Option<u32>,
+        dated: bool,
+        value: &[u8],
+    ) -> Option<Self> {
+        let left = NAME_UNITS.checked_sub(units(value))?;
+        Self::new(block, pid, dated, false, left)
     }
 
-    /// After the line `KMS v6.0 request from REST`.
-    pub(super) fn quiet(block: Tick, pid: Option<u32>, rest: &[u8]) -> Option<Self> {
-        // All of it may be name, if what looks like a product is.
-        Self::new(block, pid, true, QUIET_BYTES.checked_sub(rest.len())?)
+    /// After the line `KMS v6.0 request from REST`, all of which may be name if
+    /// what looks like a product is.
+    pub(super) fn quiet(block: Tick, pid: Option<u32>, dated: bool, rest: &[u8]) -> Option<Self> {
+        Self::new(
+            block,
+            pid,
+            dated,
+            true,
+            QUIET_BYTES.checked_sub(rest.len())?,
+        )
     }
 
-    fn new(block: Tick, pid: Option<u32>, quiet: bool, left: usize) -> Option<Self> {
+    fn new(block: Tick, pid: Option<u32>, dated: bool, quiet: bool, left: usize) -> Option<Self> {
         // A line feed and nothing is the least that can follow.
+        let parked = Vec::new();
         (left > 0).then_some(Self {
             block,
             pid,
+            dated,
             quiet,
             left,
-            parked: Vec::new(),
+            parked,
         })
     }
 
-    /// Parks a line if it may be part of the name. `raw` is the line as it stands
-    /// in the file, `foreign` that it has no prefix where all have one, or the
-    /// reverse.
-    pub(super) fn park(
-        &mut self,
-        text: &[u8],
-        raw: &[u8],
-        kind: &Kind<'_>,
-        foreign: bool,
-        seen: impl FnOnce() -> Seen,
-        pid: Option<u32>,
-    ) -> bool {
+    /// Takes a line off the budget if it may be part of the name; says whether it
+    /// certainly is.
+    pub(super) fn takes(&mut self, line: &Line<'_>, input: &Input<'_>) -> Option<bool> {
         // Another process wrote this syslog line, or all of it is forged.
-        let text_if_own = if pid == self.pid { text } else { raw };
-        let Some(left) = self.left.checked_sub(1) else {
-            return false;
-        };
-        let size = if self.quiet {
-            text_if_own.len()
+        let text = if input.pid == self.pid {
+            input.text
         } else {
-            units(text_if_own)
+            input.raw
         };
-        let closes = self.quiet
-            && catalog::longest_known_suffix(text_if_own).is_some_and(|name| name <= left);
-        if size > left && !closes {
-            return false;
+        let left = self.left.checked_sub(1)?;
+        let size = if self.quiet { text.len() } else { units(text) };
+        // The last piece of a quiet name ends in a product that is not the name's.
+        let closes = || catalog::longest_known_suffix(text).is_some_and(|name| name <= left);
+        if size > left && !(self.quiet && closes()) {
+            return None;
         }
-        let certain = foreign || matches!(kind, Kind::Unrecognised);
-        self.parked.push(Parked {
-            text: text.to_vec(),
-            seen: seen(),
-            certain,
-        });
         self.left = left.saturating_sub(size);
-        true
+        let foreign = input.unwrapped || line.stamp.is_some() != self.dated;
+        Some(foreign || matches!(line.kind, Kind::Unrecognised))
     }
 
-    /// Judges the parked lines by the first line that is surely real. `counts` is
-    /// whether that line is a client count which only this block awaits,
-    /// `answers` whether it is one that only comes when the block is whole.
+    /// Judges the lines after a verbose name by the first line that is surely
+    /// real. `counts` is whether that line is a client count which only this
+    /// block awaits, `answers` whether it is one that only comes when this block
+    /// is whole.
     pub(super) fn judge(&self, counts: bool, answers: bool) -> Verdict {
+        // A name is one piece: what comes before a line of its own is, too.
         let certain = self
             .parked
             .iter()
             .rposition(|line| line.certain)
             .map_or(0, |at| at + 1);
-        if self.quiet {
-            return self.judge_quiet(certain);
-        }
-        let count = |from: usize| {
-            let mut lines = self.parked.iter().enumerate().skip(from);
-            lines.find(|(_, line)| line.is_count()).map(|(at, _)| at)
+        let is_count = |line: &Parked| {
+            matches!(
+                line::classify(&line.text).kind,
+                Kind::Field(Label::MinClients, _)
+            )
         };
-        let last_count = self.parked.iter().rposition(Parked::is_count);
+        let last = self.parked.iter().rposition(is_count);
         if counts {
-            // The block has one count, so every earlier one is forged.
-            let forged = last_count.map_or(certain, |at| certain.max(at + 1));
+            // The block has one count and it comes now, so these are forged.
+            let forged = last.map_or(certain, |at| certain.max(at + 1));
             return Verdict {
                 forged,
                 count: None,
-                proved: forged == self.parked.len(),
+                proved: false,
             };
         }
-        if answers && let Some(at) = last_count.filter(|at| *at >= certain) {
-            // The block is whole, so its count is here; what came before it is
-            // the name's or others', what came after it is others'.
-            let proved = at == certain;
+        if answers && let Some(at) = last.filter(|at| *at >= certain) {
+            // The block is whole, so its count is here, and what follows is others'.
             return Verdict {
                 forged: certain,
                 count: Some(at),
-                proved,
+                proved: true,
             };
         }
-        let proved = certain == self.parked.len();
+        let rest = self.parked.iter().skip(certain);
+        let count = rest.into_iter().position(is_count).map(|at| certain + at);
         Verdict {
             forged: certain,
-            count: count(certain),
+            count,
+            proved: false,
+        }
+    }
+
+    /// Judges the lines after a quiet name, of which `rest` was read before. Such
+    /// a name ends in one piece with ` for PRODUCT`, so the first line that closes
+    /// it ends it, unless a later one is certainly its own.
+    pub(super) fn judge_quiet(&self, rest: &[u8]) -> Verdict {
+        let closed = |text: &[u8]| catalog::longest_known_suffix(text).is_some();
+        let certain = self
+            .parked
+            .iter()
+            .rposition(|line| line.certain)
+            .map_or(0, |at| at + 1);
+        let closing = if closed(rest) {
+            0
+        } else {
+            self.parked
+                .iter()
+                .position(|line| closed(&line.text))
+                .map_or(0, |at| at + 1)
+        };
+        // A second request may be the name's or another client's.
+        let again =
+            |line: &Parked| matches!(line::classify(&line.text).kind, Kind::QuietRequest { .. });
+        let forged = certain.max(closing);
+        let proved = !self.parked.iter().skip(forged).any(again);
+        Verdict {
+            forged,
+            count: None,
             proved,
         }
-    }
-
-    /// A quiet name ends in ` for PRODUCT`, in one piece with it, so the last line
-    /// that closes like this ends the name; what follows is real.
-    fn judge_quiet(&self, certain: usize) -> Verdict {
-        Verdict {
-            forged: certain,
-            count: None,
-            proved: true,
-        }
-    }
-
-    /// Whether a parked quiet line may close a name that is not closed yet.
-    pub(super) fn closing(&self) -> Option<usize> {
-        let closes = |line: &Parked| catalog::longest_known_suffix(&line.text).is_some();
-        self.parked.iter().position(closes).map(|at| at + 1)
     }
 
     /// Whether this is the name of a quiet line.
     pub(super) fn is_quiet(&self) -> bool {
         self.quiet
-    }
-}
-
-impl Parked {
-    fn is_count(&self) -> bool {
-        matches!(
-            line::classify(&self.text).kind,
-            Kind::Field(Label::MinClients, _)
-        )
     }
 }
 
@@ -204,9 +225,4 @@ pub(super) fn split_quiet(rest: &[u8]) -> (&[u8], Option<&[u8]>) {
         Some((name, product)) => (name, product.strip_prefix(FOR)),
         None => (rest, None),
     }
-}
-
-/// Whether a quiet line's rest ends in a product that is known.
-pub(super) fn is_closed(rest: &[u8]) -> bool {
-    catalog::longest_known_suffix(rest).is_some()
 }

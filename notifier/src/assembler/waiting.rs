@@ -1,14 +1,15 @@
 //! Requests whose asker is not sure yet, and how they are settled.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
 use jiff::{SignedDuration, Timestamp};
 use lru::LruCache;
 
-use super::attribution::{self as weigh, Row, SURE};
-use super::connections::{Connection, LIFE, Machine, Speaker, Tick};
-use super::{Assembler, Past};
+use super::Assembler;
+use super::connections::{Connection, LIFE, Machine, Tick};
+use super::presence::Past;
 use crate::event::{Attribution, Event, Kind as EventKind};
 use crate::line::Mark;
 
@@ -24,12 +25,19 @@ const MAX_SPOKEN: usize = 48;
 /// machines of which it is remembered where they were.
 const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
-/// By the log's own time (design section 2); without stamps, lines.
+/// By the log's own time (docs/events.md, "When an event is printed"); without stamps, lines.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
 const PATIENCE_LINES: u64 = 200;
 
-/// Shares below this name nobody.
-const NEGLIGIBLE: f64 = 1e-3;
+/// Closed connections kept at most until it is clear whether they asked.
+const MAX_CLOSING: usize = 1024;
+
+/// Connections looked at for a request, the newest first. A machine that was
+/// seen before is found in any case.
+const MAX_LOOKED_AT: usize = 512;
+
+/// A clock that was set back further than this does not keep anybody waiting.
+const SET_BACK: SignedDuration = SignedDuration::from_secs(60);
 
 /// Who may have asked: what a request's own lines say.
 #[derive(Clone, Copy, Debug)]
@@ -42,37 +50,44 @@ pub(super) struct Asked {
 
 /// One or more requests of one machine that wait together.
 #[derive(Debug)]
-struct Pending {
-    asked: Asked,
+pub(super) struct Pending {
+    pub(super) asked: Asked,
     /// Tick of the last answer.
-    end: Tick,
-    candidates: Vec<Tick>,
-    events: Vec<Event>,
+    pub(super) end: Tick,
+    pub(super) candidates: Vec<Tick>,
+    pub(super) events: Vec<Event>,
     due: Option<Timestamp>,
     due_line: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pending: Vec<Pending>,
+    pub(super) pending: Vec<Pending>,
     /// Closed connections that may be a waiting request's, or a probe.
-    pub(super) closing: Vec<Tick>,
+    closing: VecDeque<Tick>,
     habits: LruCache<IpAddr, Habit>,
-    homes: LruCache<Machine, IpAddr>,
+    pub(super) homes: LruCache<Machine, Home>,
     pub(super) evicted: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Habit {
-    requests: u32,
-    probes: u32,
+pub(super) struct Habit {
+    pub(super) requests: u32,
+    pub(super) probes: u32,
+}
+
+/// Where a machine was seen last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Home {
+    pub(super) ip: IpAddr,
+    pub(super) connection: Tick,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
         Self {
             pending: Vec::new(),
-            closing: Vec::new(),
+            closing: VecDeque::new(),
             habits: LruCache::new(MAX_REMEMBERED),
             homes: LruCache::new(MAX_REMEMBERED),
             evicted: 0,
@@ -96,7 +111,7 @@ impl Waiting {
             .any(|pending| pending.candidates.contains(&connection))
     }
 
-    fn habit(&self, connection: &Connection) -> Habit {
+    pub(super) fn habit(&self, connection: &Connection) -> Habit {
         connection
             .ip
             .and_then(|ip| self.habits.peek(&ip))
@@ -104,7 +119,7 @@ impl Waiting {
             .unwrap_or_default()
     }
 
-    fn learn(&mut self, ip: Option<IpAddr>, learn: impl FnOnce(&mut Habit)) {
+    pub(super) fn learn(&mut self, ip: Option<IpAddr>, learn: impl FnOnce(&mut Habit)) {
         if let Some(ip) = ip {
             learn(self.habits.get_or_insert_mut(ip, Habit::default));
         }
@@ -112,21 +127,12 @@ impl Waiting {
 }
 
 impl Pending {
-    fn is_due(&self, now: Option<Timestamp>, line: u64) -> bool {
+    pub(super) fn is_due(&self, now: Option<Timestamp>, line: u64) -> bool {
         match (self.due, now) {
-            (Some(due), Some(now)) => now >= due,
+            (Some(due), Some(now)) => now >= due || due.duration_since(now) > SET_BACK,
             _ => line >= self.due_line,
         }
     }
-}
-
-/// What the shares come to for one request.
-struct Belief {
-    attribution: Attribution,
-    /// Addresses with their shares, the likeliest first.
-    addresses: Vec<(IpAddr, f64)>,
-    /// The likeliest connection and its share.
-    connection: Option<(Tick, f64)>,
 }
 
 impl Assembler {
@@ -135,11 +141,13 @@ impl Assembler {
         event.attribution = Some(Attribution::Unknown);
         if let Some(id) = self.named(&asked) {
             self.commit(&mut [event], (id, 1.0), Attribution::Exact, &asked, out);
+            self.release(out);
             return;
         }
         if asked.mark.is_some() {
             // The mark names a connection, and none that was seen to open.
             out.push(event);
+            self.release(out);
             return;
         }
         let end = self.tick;
@@ -182,6 +190,7 @@ impl Assembler {
             }
         }
         self.settle(false, out);
+        self.release(out);
     }
 
     /// The connection that facts alone name: a mark, a process of its own, or
@@ -218,328 +227,94 @@ impl Assembler {
     /// Who may have asked, by the facts: open before the request began and, but
     /// for one that was never answered, not closed before it ended.
     fn candidates(&self, asked: &Asked, aborted: bool) -> Vec<Tick> {
-        let own = |c: &&Connection| asked.pid.is_none() || c.seen.pid == asked.pid;
-        let before = || {
-            self.connections
-                .newest()
-                .filter(|c| c.accepted < asked.begin)
-                .filter(own)
+        let own = |c: &Connection| {
+            c.accepted < asked.begin && (asked.pid.is_none() || c.seen.pid == asked.pid)
         };
-        let fresh = before().filter(|c| c.is_fresh()).take(MAX_FRESH);
-        let spoken = before()
-            .filter(|c| !c.is_fresh() && !c.dropped)
-            .filter(|c| {
-                c.speaker.is_none_or(|s| Some(s.machine) == asked.machine) || c.requests > 0
-            })
-            .take(MAX_SPOKEN);
-        let mut candidates: Vec<Tick> = fresh.chain(spoken).map(|c| c.accepted).collect();
-        if aborted {
-            let closed_since = |id: &&Tick| {
-                **id < asked.begin
-                    && self
-                        .connections
-                        .get(**id)
-                        .is_some_and(|c| c.closed > Some(asked.begin) && own(&c))
+        let (mut fresh, mut spoken) = (Vec::new(), Vec::new());
+        for connection in self
+            .connections
+            .newest()
+            .take(MAX_LOOKED_AT)
+            .filter(|c| own(c))
+        {
+            let (list, most) = if connection.is_fresh() {
+                (&mut fresh, MAX_FRESH)
+            } else {
+                (&mut spoken, MAX_SPOKEN)
             };
-            candidates.extend(self.waiting.closing.iter().filter(closed_since));
+            if !connection.dropped && list.len() < most {
+                list.push(connection.accepted);
+            }
+        }
+        let home = asked
+            .machine
+            .and_then(|machine| self.waiting.homes.peek(&machine));
+        let home = home.and_then(|home| self.connections.get(home.connection));
+        let home = home
+            .filter(|c| own(c) && c.closed.is_none())
+            .map(|c| c.accepted);
+        let mut candidates = fresh;
+        candidates.extend(home.filter(|id| !candidates.contains(id) && !spoken.contains(id)));
+        candidates.append(&mut spoken);
+        if aborted {
+            // Never answered, so it may have closed since.
+            let since = |c: &&Connection| c.closed > Some(asked.begin) && own(c);
+            let closing = self
+                .waiting
+                .closing
+                .iter()
+                .filter_map(|id| self.connections.get(*id));
+            candidates.extend(closing.filter(since).map(|c| c.accepted));
         }
         candidates
     }
 
-    /// Weighs all that waits; decides what is sure or due, or everything.
-    pub(super) fn settle(&mut self, all: bool, out: &mut Vec<Event>) {
-        while !self.waiting.pending.is_empty() {
-            let beliefs = self.beliefs();
-            let decided = |(at, belief): &(usize, Belief)| {
-                let pending = self.waiting.pending.get(*at);
-                belief.attribution == Attribution::Inferred
-                    || all
-                    || pending.is_some_and(|pending| pending.is_due(self.now, self.line))
-            };
-            let mut decided: Vec<(usize, Belief)> =
-                beliefs.into_iter().enumerate().filter(decided).collect();
-            if decided.is_empty() {
-                break;
-            }
-            // In the order they were asked, out of the back of the list.
-            let mut gone: Vec<Pending> = Vec::with_capacity(decided.len());
-            for (at, _) in decided.iter().rev() {
-                gone.push(self.waiting.pending.remove(*at));
-            }
-            gone.reverse();
-            // The surest first: a connection that it takes is no guess of the next.
-            let mut taken: Vec<Tick> = Vec::new();
-            let mut order: Vec<usize> = (0..decided.len()).collect();
-            let share = |at: &usize| {
-                decided
-                    .get(*at)
-                    .and_then(|d| d.1.connection)
-                    .map_or(0.0, |c| c.1)
-            };
-            order.sort_by(|a, b| share(b).total_cmp(&share(a)));
-            let mut done: Vec<Vec<Event>> = gone.iter().map(|_| Vec::new()).collect();
-            for at in order {
-                let (Some(pending), Some((_, belief)), Some(done)) =
-                    (gone.get_mut(at), decided.get_mut(at), done.get_mut(at))
-                else {
-                    continue;
-                };
-                self.decide(pending, belief, &mut taken, done);
-            }
-            out.extend(done.into_iter().flatten());
-            self.release(out);
-        }
-    }
-
-    fn beliefs(&self) -> Vec<Belief> {
-        let mut columns: Vec<Tick> = Vec::new();
-        let mut idle: Vec<f64> = Vec::new();
-        let mut rows: Vec<Row> = Vec::with_capacity(self.waiting.pending.len());
-        for pending in &self.waiting.pending {
-            let mut row = Row::with_capacity(pending.candidates.len());
-            for id in &pending.candidates {
-                let Some(connection) = self.connections.get(*id) else {
-                    continue;
-                };
-                let column = columns
-                    .iter()
-                    .position(|known| known == id)
-                    .unwrap_or_else(|| {
-                        columns.push(*id);
-                        idle.push(self.idle(connection));
-                        columns.len() - 1
-                    });
-                row.push((column, self.weight(connection, pending)));
-            }
-            rows.push(row);
-        }
-        let unseen = if self.past == Past::Known {
-            weigh::UNSEEN
-        } else {
-            weigh::UNSEEN_LATE
-        };
-        let shares = weigh::shares(&rows, &idle, unseen);
-        shares
-            .iter()
-            .map(|row| self.believe(row, &columns))
-            .collect()
-    }
-
-    /// What speaks for this connection having asked.
-    fn weight(&self, connection: &Connection, pending: &Pending) -> f64 {
-        let asked = &pending.asked;
-        let mut weight = match connection.speaker {
-            Some(speaker) if Some(speaker.machine) == asked.machine => weigh::SAME_MACHINE,
-            None if connection.requests > 0 => weigh::SOME_MACHINE,
-            speaker => {
-                let begun = pending
-                    .events
-                    .first()
-                    .and_then(|event| event.time)
-                    .map(|time| time.at);
-                let accepted = connection.seen.time.map(|time| time.at);
-                let age = begun
-                    .zip(accepted)
-                    .map(|(begun, accepted)| begun.duration_since(accepted));
-                let first = weigh::asks_first(asked.begin - connection.accepted, age);
-                match speaker {
-                    // It asks for the first time if it did not speak after all.
-                    Some(speaker) => weigh::OTHER_MACHINE + (1.0 - speaker.share) * first,
-                    None => first,
-                }
-            }
-        };
-        let until = connection.closed.unwrap_or(self.tick);
-        weight *= weigh::closes_after_answer(
-            until.saturating_sub(pending.end),
-            connection.closed.is_none(),
-        );
-        if connection.stale {
-            weight *= weigh::STALE;
-        }
-        if let Some(machine) = asked.machine
-            && connection.ip.is_some()
-            && self.waiting.homes.peek(&machine).copied() == connection.ip
-        {
-            weight *= weigh::KNOWN_ADDRESS;
-        }
-        weight
-    }
-
-    /// What speaks for its asking nothing that waits.
-    fn idle(&self, connection: &Connection) -> f64 {
-        if connection.requests > 0 {
-            return 1.0;
-        }
-        let until = connection.closed.unwrap_or(self.tick);
-        let habit = self.waiting.habit(connection);
-        weigh::closes_unasked(until - connection.accepted, connection.closed.is_none())
-            * weigh::prober(habit.probes, habit.requests)
-    }
-
-    fn believe(&self, row: &Row, columns: &[Tick]) -> Belief {
-        let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
-        let mut best: Option<(Tick, f64)> = None;
-        let mut seen = 0.0;
-        for (column, share) in row {
-            let Some(connection) = columns
-                .get(*column)
-                .and_then(|id| self.connections.get(*id))
-            else {
-                continue;
-            };
-            seen += share;
-            if best.is_none_or(|(_, best)| *share > best) {
-                best = Some((connection.accepted, *share));
-            }
-            let Some(ip) = connection.ip else { continue };
-            match addresses.iter_mut().find(|(known, _)| *known == ip) {
-                Some((_, sum)) => *sum += share,
-                None => addresses.push((ip, *share)),
-            }
-        }
-        addresses.retain(|(_, share)| *share >= NEGLIGIBLE);
-        addresses.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let attribution = match addresses.first() {
-            Some((_, share)) if *share >= SURE => Attribution::Inferred,
-            Some(_) if seen >= 0.5 => Attribution::Ambiguous,
-            _ => Attribution::Unknown,
-        };
-        Belief {
-            attribution,
-            addresses,
-            connection: best,
-        }
-    }
-
-    fn decide(
-        &mut self,
-        pending: &mut Pending,
-        belief: &Belief,
-        taken: &mut Vec<Tick>,
-        out: &mut Vec<Event>,
-    ) {
-        // A guess is not made twice: the next best that nobody has taken yet.
-        let guess = belief
-            .connection
-            .filter(|_| belief.attribution != Attribution::Unknown);
-        let free = |id: &Tick| !taken.contains(id);
-        let connection =
-            match guess {
-                Some((id, share)) if share >= SURE || free(&id) => Some(id),
-                Some(_) => pending.candidates.iter().copied().find(|id| {
-                    free(id) && self.connections.get(*id).is_some_and(Connection::is_fresh)
-                }),
-                None => None,
-            };
-        taken.extend(connection);
-        match belief.attribution {
-            Attribution::Inferred | Attribution::Exact => {
-                let sure = guess.is_some_and(|(_, share)| share >= SURE);
-                let ip = belief.addresses.first().map(|(ip, _)| *ip);
-                if let (true, Some(id)) = (sure, connection) {
-                    let asked = pending.asked;
-                    self.commit(
-                        &mut std::mem::take(&mut pending.events),
-                        (id, guess.map_or(0.0, |(_, share)| share)),
-                        Attribution::Inferred,
-                        &asked,
-                        out,
-                    );
-                    return;
-                }
-                for mut event in pending.events.drain(..) {
-                    event.attribution = Some(Attribution::Inferred);
-                    event.ip = ip;
-                    out.push(event);
-                }
-                self.waiting.learn(ip, |habit| habit.requests += 1);
-            }
-            Attribution::Ambiguous => {
-                for mut event in pending.events.drain(..) {
-                    event.attribution = Some(Attribution::Ambiguous);
-                    event.candidates = belief.addresses.iter().map(|(ip, _)| *ip).collect();
-                    event.ip = event.candidates.first().copied();
-                    out.push(event);
-                }
-            }
-            Attribution::Unknown => out.append(&mut pending.events),
-        }
-        if let Some(connection) = connection.and_then(|id| self.connections.get_mut(id)) {
-            let share = match guess {
-                Some((id, share)) if id == connection.accepted => share,
-                _ => 0.0,
-            };
-            connection.requests += 1;
-            if connection.speaker.is_none() {
-                connection.speaker = pending
-                    .asked
-                    .machine
-                    .map(|machine| Speaker { machine, share });
-            }
-        }
-    }
-
-    /// Gives requests to the connection that made them.
-    fn commit(
-        &mut self,
-        events: &mut [Event],
-        (id, share): (Tick, f64),
-        attribution: Attribution,
-        asked: &Asked,
-        out: &mut Vec<Event>,
-    ) {
-        let now = self.now;
-        let Some(connection) = self.connections.get_mut(id) else {
+    /// A connection was closed: if it asked nothing and no request that waits or
+    /// is being written can be its own, it was a probe.
+    pub(super) fn closing(&mut self, id: Tick, out: &mut Vec<Event>) {
+        if !self.is_claimed(id) {
+            self.part(id, out);
             return;
-        };
-        for event in events {
-            connection.requests += 1;
-            event.attribution = Some(attribution);
-            event.connection = Some(connection.seen.id);
-            event.request_number = Some(connection.requests);
-            event.ip = connection.ip;
-            event.port = connection.port;
-            event.zone.clone_from(&connection.zone);
-            if connection.ip.is_none() {
-                event.attribution = Some(Attribution::Unknown);
+        }
+        if self.waiting.closing.len() >= MAX_CLOSING {
+            self.waiting.evicted += 1;
+            if let Some(oldest) = self.waiting.closing.pop_front() {
+                self.part(oldest, out);
             }
-            out.push(event.clone());
         }
-        connection.active = now.or(connection.active);
-        if let Some(machine) = asked.machine {
-            connection.speaker = Some(Speaker { machine, share });
+        self.waiting.closing.push_back(id);
+    }
+
+    /// Lets closed connections go that nothing claims any more.
+    pub(super) fn release(&mut self, out: &mut Vec<Event>) {
+        if self.waiting.closing.is_empty() {
+            return;
         }
-        let (ip, rpc) = (connection.ip, connection.rpc);
-        self.waiting.learn(ip, |habit| habit.requests += 1);
-        if let (Some(machine), Some(ip)) = (asked.machine, ip) {
-            self.waiting.homes.put(machine, ip);
-        }
-        if rpc {
-            self.connections.forget(id);
+        let closing = std::mem::take(&mut self.waiting.closing);
+        for id in closing {
+            if self.is_claimed(id) {
+                self.waiting.closing.push_back(id);
+            } else {
+                self.part(id, out);
+            }
         }
     }
 
-    /// Lets closed connections go that no waiting request can claim: who asked
-    /// nothing was a probe.
-    pub(super) fn release(&mut self, out: &mut Vec<Event>) {
-        let mut closing = std::mem::take(&mut self.waiting.closing);
-        closing.retain(|id| {
-            let begun_since = self
+    fn is_claimed(&self, id: Tick) -> bool {
+        self.waiting.concerns(id)
+            || self
                 .blocks
-                .iter()
-                .any(|block| block.begin > *id && !block.suspect);
-            if self.waiting.concerns(*id) || begun_since {
-                return true;
-            }
-            if let Some(connection) = self.connections.forget(*id)
-                && connection.is_fresh()
-            {
-                out.push(self.connection_event(&connection, EventKind::Probe));
-                self.waiting.learn(connection.ip, |habit| habit.probes += 1);
-            }
-            false
-        });
-        self.waiting.closing = closing;
+                .find(|block| block.begin > id && !block.suspect)
+                .is_some()
+    }
+
+    /// Forgets a closed connection; one that asked nothing was a probe.
+    fn part(&mut self, id: Tick, out: &mut Vec<Event>) {
+        if let Some(connection) = self.connections.forget(id)
+            && connection.is_fresh()
+        {
+            out.push(self.connection_event(&connection, EventKind::Probe));
+            self.waiting.learn(connection.ip, |habit| habit.probes += 1);
+        }
     }
 }

@@ -15,7 +15,6 @@ mod shown;
 mod store;
 mod value;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +27,8 @@ use cli::{CliCommand, Common, RunArgs};
 use layers::Layers;
 use raw::{RawConfig, RawServing, Text};
 use value::Size;
+
+use crate::policy::Classes;
 
 pub use cli::ReplayFormat;
 pub use error::{ConfigError, Origin, Stop};
@@ -42,10 +43,6 @@ pub use value::{FirstRun, InputFormat, LogFormat, StartFrom};
 const POD: &str = "internal_pod";
 const NODE: &str = "cluster_node";
 const RESERVED: [&str; 4] = [POD, NODE, "external", "unknown"];
-
-/// Most classes and networks that a lookup has to go through.
-const MAX_CLASSES: usize = 32;
-const MAX_NETWORKS: usize = 1024;
 
 /// Bounds of a line's length in bytes. The lower one still holds a forged
 /// workstation name with its label, which the reading of a block must see whole.
@@ -103,10 +100,8 @@ pub struct Reading {
     pub timezone: TimeZone,
     /// Longest line kept whole, in bytes.
     pub max_line: usize,
-    /// Source classes and their networks, all truncated to their prefix and
-    /// IPv4-mapped ones made IPv4; no network is in two classes. What none of
-    /// them holds is `external`.
-    pub classes: Vec<(String, Vec<IpNet>)>,
+    /// Source classes; what none of them holds is `external`.
+    pub classes: Classes,
     /// How long the same client and product is not told again.
     pub dedup_window: Duration,
     /// Whether refused requests are posted.
@@ -245,7 +240,7 @@ fn reading(layers: &mut Layers) -> Result<Reading, ConfigError> {
 }
 
 /// The classes with their networks; what is in two of them could not be told apart.
-fn classes(layers: &mut Layers) -> Result<Vec<(String, Vec<IpNet>)>, ConfigError> {
+fn classes(layers: &mut Layers) -> Result<Classes, ConfigError> {
     let mut classes = vec![
         (
             POD.to_owned(),
@@ -278,11 +273,6 @@ fn classes(layers: &mut Layers) -> Result<Vec<(String, Vec<IpNet>)>, ConfigError
                 &**text
             )));
         };
-        if !value::is_name(name) {
-            return Err(wrong(format!(
-                "{name:?} cannot name a class; use 1 to 64 of A-Z a-z 0-9 . _ -"
-            )));
-        }
         if RESERVED.contains(&name) {
             return Err(wrong(format!(
                 "{name} is always there; use --pod-cidr or --node-cidr, or another name"
@@ -295,22 +285,8 @@ fn classes(layers: &mut Layers) -> Result<Vec<(String, Vec<IpNet>)>, ConfigError
         }
         classes.push((name.to_owned(), value::networks(list).map_err(wrong)?));
     }
-    let mut owners = BTreeMap::new();
-    for (name, networks) in &classes {
-        for network in networks {
-            if let Some(other) = owners.insert(*network, name).filter(|other| *other != name) {
-                return Err(wrong(format!(
-                    "{network} is in {other} and in {name}; leave it in one (--pod-cidr, \
-                     --node-cidr, --classes)"
-                )));
-            }
-        }
-    }
-    if classes.len() > MAX_CLASSES || owners.len() > MAX_NETWORKS {
-        return Err(wrong(format!(
-            "more than {MAX_CLASSES} classes or {MAX_NETWORKS} networks; give fewer, larger ones"
-        )));
-    }
+    let classes = classes.into_iter().collect();
+    let classes = Classes::new(&classes).map_err(|error| wrong(error.to_string()))?;
     let shown: Vec<_> = typed.iter().map(|text| text.to_string()).collect();
     layers.effective.add("classes", shown.join(" "), origin);
     Ok(classes)

@@ -646,11 +646,11 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --class office
       --classes: "office" has no networks; write NAME=CIDR,CIDR
     run --log /x --class a/b=10.0.0.0/8
-      --classes: "a/b" cannot name a class; use 1 to 64 of A-Z a-z 0-9 . _ -
+      --classes: class name "a/b": use a lower-case letter, then up to 31 of a-z, 0-9 and _ (internal_pod)
     run --log /x --class external=10.0.0.0/8
       --classes: external is always there; use --pod-cidr or --node-cidr, or another name
     run --log /x --class a=10.10.0.0/16
-      --classes: 10.10.0.0/16 is in internal_pod and in a; leave it in one (--pod-cidr, --node-cidr, --classes)
+      --classes: prefix 10.10.0.0/16 is in class a and in class internal_pod; leave it in one of them
     run --log /x --class a=10.0.0.0/8 --class a=11.0.0.0/8
       --classes: a is given twice; put its networks into one list
     run --log /x --metrics-port 65536

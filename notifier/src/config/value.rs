@@ -298,8 +298,8 @@ fn canonical(network: IpNet) -> IpNet {
     v4().map_or(network, IpNet::V4)
 }
 
-/// Whether a name may be a log's or a class's: short, and safe in a label, a
-/// file name and a terminal.
+/// Whether a name may be a log's: short, and safe in a label, a file name and a
+/// terminal.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(is_name_byte)
 }

@@ -1,0 +1,140 @@
+//! Who is there: connections come and go, servers start and end.
+
+use jiff::Timestamp;
+
+use super::connections::{Connection, LIFE, Peer, is_public};
+use super::{Assembler, At, Event, EventKind};
+use crate::line::{Endpoint, Kind};
+
+/// How much of the log's past is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Past {
+    /// Nothing was read yet but the server's own start.
+    #[default]
+    Untouched,
+    /// The log was joined while connections may have been open that it does not
+    /// show; since when, if lines have stamps.
+    Late(Option<Timestamp>),
+    /// The server said that it ended; nobody is left once it starts again.
+    Ended,
+    /// Every open connection is in the table.
+    Known,
+}
+
+impl Past {
+    /// Learns from a line of the server.
+    pub(super) fn note(&mut self, kind: &Kind<'_>, now: Option<Timestamp>) {
+        *self = match (*self, kind) {
+            (Self::Untouched | Self::Ended, Kind::Started) => Self::Known,
+            (Self::Untouched | Self::Late(_), Kind::Stopped) => Self::Ended,
+            (
+                Self::Untouched,
+                Kind::Lifecycle | Kind::Warning | Kind::Limited | Kind::Unrecognised,
+            ) => Self::Untouched,
+            (Self::Untouched, _) => Self::Late(now),
+            (past, _) => past,
+        };
+    }
+
+    /// Whoever was there when the log was joined is gone, or known by now.
+    pub(super) fn age(&mut self, now: Timestamp) {
+        if let Self::Late(Some(since)) = *self
+            && now.duration_since(since) > LIFE
+        {
+            *self = Self::Known;
+        }
+    }
+}
+
+/// What syslog's PIDs tell.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    /// The one that said that the server started.
+    pub(super) server: Option<u32>,
+    last_accepted: Option<u32>,
+    /// One process serves one connection: two were accepted by different
+    /// processes, or one by another than the server's own.
+    pub(super) fork: bool,
+}
+
+impl Processes {
+    fn accepted(&mut self, pid: u32) {
+        let other = |known: Option<u32>| known.is_some_and(|known| known != pid);
+        self.fork |= other(self.last_accepted) || other(self.server);
+        self.last_accepted = Some(pid);
+    }
+}
+
+impl Assembler {
+    pub(super) fn accepted(&mut self, peer: Peer<'_>, at: &mut At<'_>, pid: Option<u32>) {
+        self.tick += 1;
+        if let Some(pid) = pid {
+            self.processes.accepted(pid);
+        }
+        let seen = at.seen();
+        self.connections.open(self.tick, peer, seen);
+    }
+
+    pub(super) fn closed(&mut self, peer: &Endpoint<'_>, out: &mut Vec<Event>) {
+        self.tick += 1;
+        let mut id = self.connections.find(peer);
+        if id.is_none()
+            && let Some(seen) = self.connections.confirm(peer)
+        {
+            // Its accepted line looked forged; nobody can forge this one.
+            self.connections.open(self.tick, peer.into(), seen);
+            id = Some(self.tick);
+        }
+        let Some(id) = id else { return };
+        self.concerns(|this| {
+            this.connections
+                .get(id)
+                .map(|connection| connection.seen.id)
+        });
+        self.connections.close(id, self.tick);
+        self.closing(id, out);
+        if self.waiting.concerns(id) {
+            self.settle(false, out);
+        }
+        self.abort_orphans(out);
+    }
+
+    /// `-o2` turned a public address away: the newest that has asked nothing.
+    pub(super) fn rejected(&mut self, pid: Option<u32>, out: &mut Vec<Event>) {
+        let fits = |c: &&Connection| {
+            c.is_fresh() && c.ip.is_none_or(is_public) && (pid.is_none() || c.seen.pid == pid)
+        };
+        let Some(id) = self.connections.newest().find(fits).map(|c| c.accepted) else {
+            return;
+        };
+        let Some(connection) = self.connections.get_mut(id) else {
+            return;
+        };
+        connection.dropped = true;
+        let (subject, rpc) = (connection.seen.id, connection.rpc);
+        self.concerns(|_| Some(subject));
+        if let Some(connection) = self.connections.get(id) {
+            out.push(self.connection_event(connection, EventKind::Dropped));
+        }
+        if rpc {
+            self.connections.forget(id);
+        }
+    }
+
+    pub(super) fn server_changed(&mut self, stopped: bool, at: &mut At<'_>, out: &mut Vec<Event>) {
+        self.abort_all(out);
+        self.settle(true, out);
+        let seen = at.seen();
+        self.connections.server_changed();
+        self.processes = Processes {
+            server: seen.pid,
+            ..Processes::default()
+        };
+        let kind = if stopped {
+            EventKind::ServerStopped
+        } else {
+            EventKind::ServerStarted
+        };
+        out.push(self.event(&seen, kind));
+    }
+}

@@ -1,0 +1,72 @@
+//! The same bytes give the same events, however they arrive.
+
+use std::path::Path;
+
+use jiff::tz::TimeZone;
+use notifier::reader::Reader;
+use notifier::source::container::Format;
+use notifier::source::splitter::LineSplitter;
+use notifier::source::{LineHandler, Opened};
+use proptest::prelude::*;
+
+const MAX_LINE: usize = 64 * 1024;
+
+/// The events of a log that arrives in these chunks, as JSON lines.
+fn events<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    let mut reader = Reader::new("log".into(), TimeZone::UTC, Format::Auto, MAX_LINE);
+    let mut splitter = LineSplitter::new(0, MAX_LINE, 4096);
+    reader.opened(Opened {
+        generation: 0,
+        start: 0,
+        head: None,
+        modified: None,
+    });
+    for chunk in chunks {
+        splitter.push(chunk);
+        while let Some(line) = splitter.next_line() {
+            reader.line(0, line);
+        }
+    }
+    if let Some(line) = splitter.finish() {
+        reader.line(0, line);
+    }
+    reader.finish(false);
+    let json = |event| serde_json::to_string(&event).expect("events are JSON");
+    reader.take_events().into_iter().map(json).collect()
+}
+
+fn recording(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fixtures/recorded")
+        .join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_chunking_gives_the_same_events(
+        which in 0..4_usize,
+        sizes in proptest::collection::vec(1..5000_usize, 1..40),
+    ) {
+        let names = [
+            "svn1113-hostile-burst.log",
+            "svn1113-quiet-burst.log",
+            "svn1113-hostile-nodate.log",
+            "cri-svn1113-fork-held.log",
+        ];
+        let bytes = recording(names[which]);
+        let whole = events(std::iter::once(bytes.as_slice()));
+        prop_assert!(whole.len() > 20);
+        let mut rest = bytes.as_slice();
+        let mut sizes = sizes.iter().cycle();
+        let chunks = std::iter::from_fn(|| {
+            let size = (*sizes.next()?).min(rest.len());
+            let (chunk, left) = rest.split_at(size);
+            rest = left;
+            (!chunk.is_empty()).then_some(chunk)
+        });
+        prop_assert_eq!(events(chunks), whole);
+    }
+}
