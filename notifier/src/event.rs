@@ -62,14 +62,22 @@ impl fmt::Debug for EventId {
     }
 }
 
+// Text for people, bytes for the state.
 impl Serialize for EventId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.serialize(serializer)
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for EventId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return Deserialize::deserialize(deserializer).map(Self);
+        }
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         if text.len() != 32 {
             return Err(serde::de::Error::custom("an event id has 32 hex digits"));
@@ -108,12 +116,23 @@ impl fmt::Display for EventTime {
 
 impl Serialize for EventTime {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            let at = (self.at.as_second(), self.at.subsec_nanosecond());
+            (at, self.offset.seconds()).serialize(serializer)
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for EventTime {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            let ((second, nanosecond), offset) = Deserialize::deserialize(deserializer)?;
+            let at = Timestamp::new(second, nanosecond).map_err(serde::de::Error::custom)?;
+            let offset = Offset::from_seconds(offset).map_err(serde::de::Error::custom)?;
+            return Ok(Self { at, offset });
+        }
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let pieces = jiff::fmt::temporal::DateTimeParser::new()
             .parse_pieces(text.as_bytes())
@@ -351,5 +370,36 @@ impl Event {
     #[must_use]
     pub fn product(&self) -> Option<&str> {
         self.request.as_deref()?.product.as_deref()
+    }
+}
+
+/// The name of a licensing status, one of a closed set.
+pub type StatusName = &'static str;
+
+/// A status' name where it is stored: one of the closed set, or `Unknown`.
+pub(crate) mod status_name {
+    use std::borrow::Cow;
+
+    use kms_core::license::Status;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        status: &Option<&'static str>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        status.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<&'static str>, D::Error> {
+        let name = Option::<Cow<'de, str>>::deserialize(deserializer)?;
+        Ok(name.map(|name| {
+            Status::ALL
+                .into_iter()
+                .find(|status| status.name() == name)
+                .unwrap_or(Status::Unknown)
+                .name()
+        }))
     }
 }

@@ -10,15 +10,23 @@ use crate::assembler::Counters;
 use crate::event::Event;
 use crate::hub::Message;
 use crate::reader::{Reader, Traffic};
+use crate::saved::SavedLog;
 use crate::sink::http::LogState;
 use crate::source::Progress;
 use crate::source::child::Child;
 use crate::source::stream::Stream;
-use crate::source::tail::Tail;
+use crate::source::tail::{Mark, Tail};
 use crate::source::wake::{Backoff, Wake, Waker, Woken};
 
 /// After so long without a line, what waits for more is decided (docs/events.md, "When an event is printed").
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// How often a log's position is handed over to be stored: what lies between two
+/// is read again after a crash.
+const POSITION_EVERY: Duration = Duration::from_secs(1);
+
+/// A busy log's position is handed over sooner, once so many bytes were read.
+const POSITION_BYTES: u64 = 4 << 20;
 
 /// What one log brought since its last batch.
 #[derive(Debug)]
@@ -39,6 +47,13 @@ pub struct Batch {
     pub read_at: Option<Timestamp>,
     /// How the log is doing.
     pub state: LogState,
+    /// Where the log stands after these events, if that is to be stored now: a
+    /// [`SavedLog`].
+    pub position: Option<Vec<u8>>,
+    /// Whether a position will come, so that events are read again after a crash.
+    pub read_again: bool,
+    /// Unfinished requests that were stored and could not be read.
+    pub dropped_requests: u64,
 }
 
 /// Where a log's bytes come from, opened.
@@ -79,6 +94,14 @@ impl Source {
         }
     }
 
+    /// Where its files stand; none for a stream.
+    fn marks(&self) -> Option<Vec<Mark>> {
+        match self {
+            Self::File(tail) => Some(tail.marks()),
+            Self::Stdin(_) | Self::Child(..) => None,
+        }
+    }
+
     fn is_child(&self) -> bool {
         matches!(self, Self::Child(..))
     }
@@ -92,6 +115,30 @@ pub struct Follower {
     reader: Reader,
     hub: Sender<Message>,
     ends: Vec<Waker>,
+    positions: Option<Positions>,
+    dropped_requests: u64,
+}
+
+/// When a position is due.
+#[derive(Default)]
+struct Positions {
+    /// What was handed over last, and when.
+    last: Option<(Vec<Mark>, Instant)>,
+    /// Bytes read since.
+    bytes: u64,
+    /// Something else was decided since.
+    decided: bool,
+}
+
+impl Positions {
+    fn is_early(&self, now: Instant) -> bool {
+        let recent = |(_, at): &(_, Instant)| now.saturating_duration_since(*at) < POSITION_EVERY;
+        self.bytes < POSITION_BYTES && self.last.as_ref().is_some_and(recent)
+    }
+
+    fn is_news(&self, marks: &[Mark]) -> bool {
+        self.decided || self.last.as_ref().is_none_or(|(last, _)| *last != marks)
+    }
 }
 
 impl Follower {
@@ -111,6 +158,18 @@ impl Follower {
             reader,
             hub,
             ends: Vec::new(),
+            positions: None,
+            dropped_requests: 0,
+        }
+    }
+
+    /// Has where the log stands stored now and then, if it is a file. At its end
+    /// it is left as it is then, to be gone on with. `dropped` requests of an
+    /// earlier run are lost.
+    pub fn keep_positions(&mut self, dropped: u64) {
+        if matches!(self.source, Source::File(_)) {
+            self.positions = Some(Positions::default());
+            self.dropped_requests = dropped;
         }
     }
 
@@ -128,7 +187,8 @@ impl Follower {
         let mut progress = self.step(Woken::TimedOut, &mut last_line);
         loop {
             let next = self.state(&progress);
-            if !self.hand_over(&progress, next, next != state) {
+            let position = self.position(&progress, false);
+            if !self.hand_over(&progress, next, next != state, position) {
                 return;
             }
             state = next;
@@ -156,8 +216,13 @@ impl Follower {
             }
         }
         self.source.finish(&mut self.reader);
-        self.reader.finish(self.source.is_child());
-        self.hand_over(&progress, LogState::Ended, true);
+        if self.positions.is_some() {
+            self.reader.pause();
+        } else {
+            self.reader.finish(self.source.is_child());
+        }
+        let position = self.position(&progress, true);
+        self.hand_over(&progress, LogState::Ended, true, position);
         self.ends.iter().for_each(Waker::stop);
         // The hub counts the logs that are left; it is gone only after the last.
         let _ = self.hub.blocking_send(Message::LogEnded);
@@ -189,11 +254,42 @@ impl Follower {
         }
     }
 
+    /// Where the log stands, if that is to be stored now.
+    fn position(&mut self, progress: &Progress, last: bool) -> Option<Vec<u8>> {
+        let now = Instant::now_here();
+        let positions = self.positions.as_mut()?;
+        positions.bytes += progress.read;
+        positions.decided |= self.reader.has_events();
+        if positions.is_early(now) && !last {
+            return None;
+        }
+        let marks = self.source.marks()?;
+        if !positions.is_news(&marks) && !last {
+            return None;
+        }
+        *positions = Positions {
+            last: Some((marks.clone(), now)),
+            ..Positions::default()
+        };
+        let log = SavedLog {
+            marks,
+            unfinished: self.reader.save(),
+        };
+        Some(log.encode())
+    }
+
     /// Sends what there is, if there is anything. Says whether the hub lives.
-    fn hand_over(&mut self, progress: &Progress, state: LogState, changed: bool) -> bool {
+    fn hand_over(
+        &mut self,
+        progress: &Progress,
+        state: LogState,
+        changed: bool,
+        position: Option<Vec<u8>>,
+    ) -> bool {
         let traffic = self.reader.take_traffic();
         let events = self.reader.take_events();
-        if progress.read == 0 && events.is_empty() && traffic == Traffic::default() && !changed {
+        let nothing = progress.read == 0 && events.is_empty() && traffic == Traffic::default();
+        if nothing && !changed && position.is_none() {
             return true;
         }
         let batch = Batch {
@@ -205,6 +301,9 @@ impl Follower {
             lag: progress.lag,
             read_at: (traffic.lines > 0).then(wall_clock),
             state,
+            position,
+            read_again: self.positions.is_some(),
+            dropped_requests: std::mem::take(&mut self.dropped_requests),
         };
         self.hub
             .blocking_send(Message::Batch(Box::new(batch)))

@@ -3,6 +3,12 @@
 //! One task owns the policy, so nothing here is shared or locked. It never waits
 //! for Slack: a message that is due is handed to the poster, and what became of
 //! it comes back as one more message.
+//!
+//! With a state, what was decided is on the disk before a message about it
+//! leaves, and what became of that message before the next one does: a kill
+//! loses nothing, and repeats one message at most. Where a log stands is saved
+//! about once a second, in the same transactions; the events in between are
+//! known when they are read again.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -10,15 +16,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::event::Event;
 use crate::follow::Batch;
 use crate::line::Class;
-use crate::policy::{Body, Delivery, DeliveryId, Outcome, Policy, Settings, Settled};
+use crate::policy::{
+    Alert, Body, Counters, Delivery, DeliveryId, Outcome, Policy, Settings, Settled,
+};
 use crate::sink::http::Readiness;
 use crate::sink::metrics::{Evicted, Metrics, Outcome as Told, Sink};
 use crate::sink::slack::{Posted, Style, render};
+use crate::sink::state::control::{self, Reply, Request};
+use crate::sink::state::{Saved, Store};
 use crate::sink::stdout;
 
 /// How long what waits may still be told once everything else has stopped.
@@ -38,6 +49,8 @@ pub enum Message {
     Posted(DeliveryId, Posted, Duration),
     /// New classes, window and style, from a re-read configuration.
     Reload(Box<(Settings, Style)>),
+    /// Somebody asks about dead letters.
+    Control(Request, oneshot::Sender<Reply>),
 }
 
 /// A message on its way to the poster.
@@ -76,6 +89,10 @@ pub struct Hub<W> {
     pub style: Style,
     /// How many logs are followed.
     pub logs: usize,
+    /// Where the state is kept, if it is.
+    pub store: Option<Store>,
+    /// Whether something happened that is to be saved now.
+    pub unsaved: bool,
 }
 
 impl<W: Write> Hub<W> {
@@ -84,12 +101,22 @@ impl<W: Write> Hub<W> {
     ///
     /// # Errors
     /// The reader of standard output is gone (broken pipe).
-    pub async fn run(mut self, mut inbox: Receiver<Message>) -> io::Result<()> {
+    pub async fn run(mut self, inbox: Receiver<Message>) -> io::Result<()> {
+        self.count_set_aside(0);
+        self.follow(inbox).await?;
+        self.save();
+        Ok(())
+    }
+
+    async fn follow(&mut self, mut inbox: Receiver<Message>) -> io::Result<()> {
         let mut deadline = None;
-        let mut evicted = 0;
+        let mut counted = Counters::default();
         loop {
+            if self.unsaved || self.until_retry() == Some(Duration::ZERO) {
+                self.save();
+            }
             self.deliver();
-            evicted = self.count_policy(evicted);
+            counted = self.count_policy(counted);
             if self.logs == 0 && deadline.is_none() {
                 self.policy.start_draining();
                 deadline = Some(Instant::now() + DRAIN);
@@ -107,7 +134,11 @@ impl<W: Write> Hub<W> {
                 },
                 () = sleep_until(deadline) => {
                     let unsent = self.policy.unsent_events();
-                    tracing::warn!(unsent, "stopped before everything was told");
+                    if self.store.is_some() {
+                        tracing::info!(unsent, "stopping; what was not told yet is told after the next start");
+                    } else {
+                        tracing::warn!(unsent, "stopped before everything was told");
+                    }
                     return Ok(());
                 }
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
@@ -135,8 +166,43 @@ impl<W: Write> Hub<W> {
                 self.style = style;
                 self.metrics.sources(self.policy.classes().names());
             }
+            Message::Control(request, reply) => {
+                let answer = control::answer(&request, &mut self.policy, now());
+                self.save();
+                // Who asked may have lost patience.
+                let _ = reply.send(answer);
+            }
         }
         Ok(())
+    }
+
+    /// Writes what changed since the last save.
+    fn save(&mut self) {
+        self.unsaved = false;
+        let Some(store) = &mut self.store else { return };
+        let begun = Instant::now();
+        let before = store.set_aside_count();
+        let saved = store.save(&mut self.policy, now());
+        if saved != Saved::Nothing {
+            let written = saved == Saved::Written;
+            self.metrics
+                .state_saved(written, begun.elapsed(), store.size());
+        }
+        self.count_set_aside(before);
+    }
+
+    /// Counts states that were set aside since there were so many, and tells.
+    fn count_set_aside(&mut self, before: u64) {
+        let count = self.store.as_ref().map_or(0, Store::set_aside_count);
+        if count > before {
+            self.metrics.state_set_aside(count - before);
+            self.policy.handle_alert(Alert {
+                title: "KMS notifier: its state was unreadable".into(),
+                text: "It was set aside and a new one begun: what was told before may be told \
+                       again, and what was not told yet is lost. The notifier's log says more."
+                    .into(),
+            });
+        }
     }
 
     fn batch(&mut self, mut batch: Batch) -> io::Result<()> {
@@ -163,6 +229,7 @@ impl<W: Write> Hub<W> {
                 log.rotation(kind);
             }
         }
+        log.gaps(batch.traffic.gaps);
         self.metrics.evicted(Evicted::CutLine, batch.traffic.cut);
         self.metrics
             .evicted(Evicted::Connection, batch.counters.evicted_connections);
@@ -170,14 +237,29 @@ impl<W: Write> Hub<W> {
             .evicted(Evicted::Block, batch.counters.evicted_blocks);
         self.metrics
             .evicted(Evicted::WaitingEvent, batch.counters.evicted_requests);
+        self.metrics
+            .evicted(Evicted::StoredRequest, batch.dropped_requests);
         self.readiness.set(&batch.log, batch.state);
-        // Last: whoever sees an event finds it counted.
-        stdout::print(&mut self.out, &batch.events)
+        // Whoever sees an event finds it counted, and a position behind an event
+        // is stored only after that was printed.
+        stdout::print(&mut self.out, &batch.events)?;
+        if let (Some(position), Some(store)) = (batch.position, &mut self.store) {
+            self.policy.handle_position(&batch.log);
+            store.handle_log(batch.log, position);
+            self.unsaved = true;
+        }
+        // A stream cannot be read again.
+        self.unsaved |= !batch.read_again && self.store.is_some() && self.policy.has_changed();
+        Ok(())
     }
 
     /// Hands over every message that is due now.
     fn deliver(&mut self) {
-        while let Some(Delivery { id, body }) = self.policy.poll_delivery(now()) {
+        while self.policy.is_due(now()) {
+            self.save();
+            let Some(Delivery { id, body }) = self.policy.poll_delivery(now()) else {
+                break;
+            };
             match &self.deliveries {
                 Deliveries::Poster(poster) => {
                     let post = Post {
@@ -211,9 +293,12 @@ impl<W: Write> Hub<W> {
             }
         }
         self.metrics.outbox(self.policy.len() as u64);
+        self.metrics
+            .dead_letters(self.policy.dead_letters().count() as u64);
     }
 
     fn settled(&mut self, id: DeliveryId, posted: &Posted) {
+        self.unsaved = true;
         let sink = match self.deliveries {
             Deliveries::Poster(_) => Sink::Slack,
             Deliveries::Log => Sink::Log,
@@ -234,17 +319,49 @@ impl<W: Write> Hub<W> {
     }
 
     /// Counts what the policy gave up since it was last looked at.
-    fn count_policy(&self, before: u64) -> u64 {
-        let evicted = self.policy.counters().evicted_keys;
-        self.metrics
-            .evicted(Evicted::DedupKey, evicted.saturating_sub(before));
-        evicted
+    fn count_policy(&self, before: Counters) -> Counters {
+        let counters = self.policy.counters();
+        let (outbox, outbox_before) = (counters.outbox, before.outbox);
+        for (what, now, before) in [
+            (
+                Evicted::DedupKey,
+                counters.evicted_keys,
+                before.evicted_keys,
+            ),
+            (
+                Evicted::KnownEvent,
+                counters.forgotten_events,
+                before.forgotten_events,
+            ),
+            (
+                Evicted::Message,
+                outbox.overflowed,
+                outbox_before.overflowed,
+            ),
+            (
+                Evicted::DeadLetter,
+                outbox.evicted_dead,
+                outbox_before.evicted_dead,
+            ),
+        ] {
+            self.metrics.evicted(what, now.saturating_sub(before));
+        }
+        counters
     }
 
+    /// How long nothing is to be done by itself; for ever if none.
     fn until_due(&self) -> Option<Duration> {
-        let due = self.policy.next_due()?;
-        Some(Duration::try_from(due.duration_since(now())).unwrap_or_default())
+        let delivery = self.policy.next_due().map(until);
+        delivery.into_iter().chain(self.until_retry()).min()
     }
+
+    fn until_retry(&self) -> Option<Duration> {
+        self.store.as_ref()?.retry_at().map(until)
+    }
+}
+
+fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now())).unwrap_or_default()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

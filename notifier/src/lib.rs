@@ -17,5 +17,6 @@ pub mod policy;
 pub mod reader;
 pub mod replay;
 pub mod run;
+pub mod saved;
 pub mod sink;
 pub mod source;

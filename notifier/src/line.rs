@@ -90,7 +90,7 @@ pub enum Kind<'a> {
 }
 
 /// A connection's number from kms-core's `[c=17]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Mark(pub u64);
 
 /// The peer of a connection as printed, not yet parsed.

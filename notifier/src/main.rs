@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         }
         Command::Replay(replay) => &replay.reading,
         Command::Explain(explain) => &explain.reading,
+        Command::DeadLetters(what) => &what.reading,
     });
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -35,6 +36,11 @@ fn main() -> ExitCode {
             Err(error) => fail(USAGE, &error),
         },
         Command::Replay(what) => finish(replay::replay(&what, &mut stdout())),
+        Command::DeadLetters(what) => match run::dead_letters(&what) {
+            Ok(lines) => print(|out| lines.iter().try_for_each(|line| writeln!(out, "{line}"))),
+            Err(error @ run::RunError::Config(_)) => fail(USAGE, &error),
+            Err(error) => fail(1, &error),
+        },
         Command::Explain(what) => match explain::explain(&what, &mut stdout()) {
             Err(explain::ExplainError::Replay(error)) => finish(Err(error)),
             Err(error) => fail(USAGE, &error),

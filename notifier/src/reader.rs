@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
+use serde::Deserialize;
 
-use crate::assembler::{Assembler, Counters, Input};
-use crate::event::{Event, IdMaker};
+use crate::assembler::{self, Assembler, Counters, Input};
+use crate::event::{Event, EventId, IdMaker};
+use crate::saved::{MAX_UNFINISHED, Unfinished};
 use crate::source::container::{Form, Format, Message, Stamp, Unwrapper};
 use crate::source::{Closed, LineHandler, Notice, Opened, RawLine, Rotation};
 
@@ -15,10 +17,13 @@ use crate::source::{Closed, LineHandler, Notice, Opened, RawLine, Rotation};
 #[derive(Debug)]
 pub struct Reader {
     log: Arc<str>,
+    zone: TimeZone,
     assembler: Assembler,
     format: Format,
     max_line: usize,
     generations: Vec<(u32, Generation)>,
+    /// Of an earlier run, until the tail opens them again.
+    resumed: Vec<SavedGeneration>,
     now: Option<Timestamp>,
     events: Vec<Event>,
     traffic: Traffic,
@@ -29,6 +34,14 @@ struct Generation {
     ids: Option<IdMaker>,
     unwrapper: Unwrapper,
     modified: Option<Timestamp>,
+}
+
+/// A generation between two runs.
+#[derive(Debug, Deserialize)]
+struct SavedGeneration {
+    /// Names it: the id that an empty line at the file's beginning would have.
+    first_line: EventId,
+    unwrapper: Unwrapper,
 }
 
 /// What went through since the last [`Reader::take_traffic`].
@@ -53,11 +66,13 @@ impl Reader {
     #[must_use]
     pub fn new(log: Arc<str>, zone: TimeZone, format: Format, max_line: usize) -> Self {
         Self {
-            assembler: Assembler::new(Arc::clone(&log), zone),
+            assembler: Assembler::new(Arc::clone(&log), zone.clone()),
             log,
+            zone,
             format,
             max_line,
             generations: Vec::new(),
+            resumed: Vec::new(),
             now: None,
             events: Vec::new(),
             traffic: Traffic::default(),
@@ -80,6 +95,66 @@ impl Reader {
             generation.flush(&mut self.assembler, self.now, &mut self.events);
         }
         self.assembler.finish(server_ended, &mut self.events);
+    }
+
+    /// The reading ends here and is gone on with later; see [`Assembler::pause`].
+    pub fn pause(&mut self) {
+        self.assembler.pause(&mut self.events);
+    }
+
+    /// What is not finished, to be stored with the position after the last line.
+    ///
+    /// # Panics
+    /// Never: plain values are written without fail.
+    #[must_use]
+    pub fn save(&self) -> Unfinished {
+        let requests = u32::try_from(self.assembler.unfinished()).unwrap_or(u32::MAX);
+        let generations: Vec<(EventId, &Unwrapper)> = self
+            .generations
+            .iter()
+            .filter_map(|(_, generation)| {
+                Some((first_line(generation.ids.as_ref()?), &generation.unwrapper))
+            })
+            .collect();
+        let bytes = postcard::to_stdvec(&(generations, self.assembler.save()));
+        let bytes = bytes.expect("plain values are written without fail");
+        let fits = bytes.len() <= MAX_UNFINISHED;
+        Unfinished {
+            version: if fits { assembler::VERSION } else { 0 },
+            requests,
+            bytes: if fits { bytes } else { Vec::new() },
+        }
+    }
+
+    /// Goes on with what an earlier run left. How many requests are lost because
+    /// another version left it; then, as if lines were missing, nobody is named
+    /// exactly for a while.
+    pub fn restore(&mut self, unfinished: &Unfinished) -> u64 {
+        type Saved = (Vec<SavedGeneration>, Vec<u8>);
+        let saved = (unfinished.version == assembler::VERSION)
+            .then(|| postcard::from_bytes::<Saved>(&unfinished.bytes).ok())
+            .flatten();
+        let restored = saved.and_then(|(generations, bytes)| {
+            let (log, zone) = (Arc::clone(&self.log), self.zone.clone());
+            let assembler = Assembler::restore(log, zone, &bytes)?;
+            Some((generations, assembler))
+        });
+        match restored {
+            Some((generations, assembler)) => {
+                (self.resumed, self.assembler) = (generations, assembler);
+                0
+            }
+            None => {
+                self.assembler.handle_gap(&mut self.events);
+                unfinished.requests.into()
+            }
+        }
+    }
+
+    /// Whether events wait to be taken.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
     }
 
     /// Whether [`Self::handle_idle`] would decide something.
@@ -116,9 +191,19 @@ impl Reader {
 
 impl LineHandler for Reader {
     fn opened(&mut self, opened: Opened<'_>) {
+        let ids = opened.head.map(IdMaker::new);
+        let resumed = ids.as_ref().filter(|_| opened.start > 0).and_then(|ids| {
+            let first_line = first_line(ids);
+            let is_it = |saved: &SavedGeneration| saved.first_line == first_line;
+            let at = self.resumed.iter().position(is_it)?;
+            Some(self.resumed.remove(at).unwrapper)
+        });
         let generation = Generation {
-            ids: opened.head.map(IdMaker::new),
-            unwrapper: Unwrapper::new(self.format, opened.head, self.max_line),
+            ids,
+            unwrapper: match resumed {
+                Some(saved) => saved.resume(self.format, self.max_line),
+                None => Unwrapper::new(self.format, opened.head, self.max_line),
+            },
             modified: opened
                 .modified
                 .and_then(|time| Timestamp::try_from(time).ok()),
@@ -173,6 +258,7 @@ impl LineHandler for Reader {
             Notice::ReadFailed { error, .. } => tracing::warn!(%log, "reading failed: {error}"),
             Notice::Gap(gap) => {
                 self.traffic.gaps += 1;
+                self.assembler.handle_gap(&mut self.events);
                 tracing::warn!(%log, "{gap}");
             }
             Notice::NotRotated(error) => tracing::warn!(%log, "{error}"),
@@ -222,6 +308,11 @@ impl Generation {
     }
 }
 
+/// Names a file by its first line.
+fn first_line(ids: &IdMaker) -> EventId {
+    ids.id(0, b"")
+}
+
 fn handle(
     message: &Message<'_>,
     wrapped_form: bool,
@@ -254,3 +345,6 @@ fn handle(
     };
     assembler.handle_line(&input, events);
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 //! the hub, and the caller's, which serves HTTP, posts and waits for signals. No
 //! thread waits for one that comes later on the way, except a log's for the hub.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,16 +17,20 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::config::{
-    Config, ConfigError, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
+    Config, ConfigError, DeadLetters, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
+    State,
 };
 use crate::follow::{Follower, Source};
 use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
 use crate::line::Class;
 use crate::policy::{Policy, Settings};
 use crate::reader::Reader;
+use crate::saved::SavedLog;
 use crate::sink::http::{self, Readiness};
 use crate::sink::metrics::{Metrics, Setup};
 use crate::sink::slack::{Poster, Style};
+use crate::sink::state::control::{self, Control, Reply, Request};
+use crate::sink::state::{self, Opened, Saved};
 use crate::source::child::Child;
 use crate::source::container::Format;
 use crate::source::stream::{Stream, read_stdin};
@@ -61,6 +66,7 @@ pub fn settings(reading: &Reading) -> Settings {
         classes: reading.classes.clone(),
         dedup_window: reading.dedup_window,
         post_refused: reading.post_refused,
+        post_max_age: reading.post_max_age,
     }
 }
 
@@ -131,15 +137,15 @@ pub async fn run(
     let system = |what| move |error| RunError::System { what, error };
     let mut signals = Signals::new().map_err(system("signal handlers"))?;
 
-    let (to_hub, inbox) = channel(INBOX);
-    let logs = Logs::open(&config, &to_hub)?;
-    tracing::info!(%address, "serving metrics");
-
     let names: Vec<Arc<str>> = config
         .logs
         .iter()
         .map(|log| Arc::clone(&log.name))
         .collect();
+    let mut kept = Kept::open(config.state.as_ref(), &settings, &names)?;
+    let (to_hub, inbox) = channel(INBOX);
+    let logs = Logs::open(&config, &mut kept, &to_hub)?;
+    tracing::info!(%address, "serving metrics");
     let metrics = Metrics::new(Setup {
         logs: &names,
         sources: &class_names(&settings),
@@ -172,14 +178,19 @@ pub async fn run(
             (Deliveries::Log, None)
         }
     };
+    if let Some(state) = &config.state {
+        listen(state, &to_hub);
+    }
     let hub = Hub {
-        policy: Policy::new(settings, fastrand::u64(..)),
+        policy: kept.policy,
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
         metrics,
         readiness,
         deliveries,
         style,
         logs: names.len(),
+        store: kept.store,
+        unsaved: false,
     };
     let hub = spawn_hub(hub, inbox).map_err(system("the hub's thread"))?;
     let running = logs.start().map_err(system("a log's thread"))?;
@@ -197,6 +208,103 @@ pub async fn run(
         running.terminate(rustix::process::Signal::TERM);
     }
     Ok(running.exit_code())
+}
+
+/// What an earlier run left, or nothing.
+struct Kept {
+    policy: Policy,
+    store: Option<state::Store>,
+    logs: BTreeMap<String, SavedLog>,
+}
+
+impl Kept {
+    fn open(
+        state: Option<&State>,
+        settings: &Settings,
+        logs: &[Arc<str>],
+    ) -> Result<Self, ConfigError> {
+        let seed = fastrand::u64(..);
+        let Some(State { path, reset }) = state else {
+            tracing::info!("no --state: positions and unsent messages end with the program");
+            return Ok(Self {
+                policy: Policy::new(settings.clone(), seed),
+                store: None,
+                logs: BTreeMap::new(),
+            });
+        };
+        let Opened {
+            store,
+            policy,
+            logs,
+        } = state::open(path, *reset, settings, seed, logs)
+            .map_err(|error| ConfigError::line(format_args!("--state: {error}")))?;
+        Ok(Self {
+            policy,
+            store: Some(store),
+            logs,
+        })
+    }
+}
+
+/// Answers those who ask about dead letters. Without the socket all else works.
+fn listen(state: &State, hub: &Sender<Message>) {
+    let control = match Control::bind(&state.path) {
+        Ok(control) => control,
+        Err(error) => {
+            return tracing::warn!("no control socket beside the state: {error}");
+        }
+    };
+    let hub = hub.downgrade();
+    tokio::spawn(async move {
+        let ask = async |request: Request| {
+            let (reply, answer) = oneshot::channel();
+            let hub = hub.upgrade()?;
+            hub.send(Message::Control(request, reply)).await.ok()?;
+            answer.await.ok()
+        };
+        control.serve(ask).await;
+    });
+}
+
+/// Lists, retries or drops dead letters: through the sidecar that has the state
+/// open, or where none has, in the state itself. Returns the lines to print.
+///
+/// # Errors
+/// There is no such state, or it cannot be used.
+pub fn dead_letters(what: &DeadLetters) -> Result<Vec<String>, RunError> {
+    let system = |what| move |error| RunError::System { what, error };
+    let asked = control::ask(&what.state, &what.request);
+    let reply = match asked.map_err(system("the sidecar's control socket"))? {
+        Some(reply) => reply,
+        None => in_state(what)?,
+    };
+    match reply {
+        Reply::Letters(letters) => Ok(letters.iter().map(ToString::to_string).collect()),
+        Reply::Done(count) => Ok(vec![format!("{count} messages")]),
+        Reply::Error(error) => Err(RunError::System {
+            what: "the sidecar",
+            error: io::Error::other(error),
+        }),
+    }
+}
+
+fn in_state(what: &DeadLetters) -> Result<Reply, RunError> {
+    let path = &what.state;
+    if !path.exists() {
+        let line = format_args!("--state: {} does not exist", path.display());
+        return Err(ConfigError::line(line).into());
+    }
+    let settings = settings(&what.reading);
+    let mut opened = state::open(path, false, &settings, fastrand::u64(..), &[])
+        .map_err(|error| ConfigError::line(format_args!("--state: {error}")))?;
+    let reply = control::answer(&what.request, &mut opened.policy, now());
+    match opened.store.save(&mut opened.policy, now()) {
+        Saved::Failed => Err(RunError::System {
+            what: "the state",
+            error: io::Error::other("it cannot be written"),
+        }),
+        Saved::Nothing | Saved::Written => Ok(reply),
+    }
 }
 
 /// Waits for the hub to end by itself, handling signals meanwhile.
@@ -328,7 +436,7 @@ struct Logs {
 }
 
 impl Logs {
-    fn open(config: &Config, hub: &Sender<Message>) -> Result<Self, RunError> {
+    fn open(config: &Config, kept: &mut Kept, hub: &Sender<Message>) -> Result<Self, RunError> {
         let mut logs = Self {
             followers: Vec::new(),
             wakers: Vec::new(),
@@ -342,14 +450,23 @@ impl Logs {
         for log in others.into_iter().chain(children) {
             let mut wake = Wake::new();
             let waker = wake.waker();
+            let saved = kept.logs.remove(&*log.name);
+            let saved = saved.filter(|_| config.from == StartFrom::Resume);
+            if saved.is_none() {
+                // Read from elsewhere, old events are events.
+                kept.policy.handle_position(&log.name);
+            }
             let source = match &log.input {
                 Input::File(path) => {
                     wake.follow(path);
-                    let start = match (config.from, config.first_run) {
-                        (StartFrom::Start, _) | (StartFrom::Resume, FirstRun::Start) => {
+                    let start = match (config.from, &saved, config.first_run) {
+                        (StartFrom::Resume, Some(saved), _) => Start::At(saved.marks.clone()),
+                        (StartFrom::Start, ..) | (StartFrom::Resume, None, FirstRun::Start) => {
                             Start::Beginning
                         }
-                        (StartFrom::End, _) | (StartFrom::Resume, FirstRun::End) => Start::End,
+                        (StartFrom::End, ..) | (StartFrom::Resume, None, FirstRun::End) => {
+                            Start::End
+                        }
                     };
                     let options = TailOptions {
                         start,
@@ -374,14 +491,21 @@ impl Logs {
                     Source::Child(Stream::new(config.reading.max_line), child)
                 }
             };
-            let reader = Reader::new(
+            let mut reader = Reader::new(
                 Arc::clone(&log.name),
                 config.reading.timezone.clone(),
                 input_format(config.reading.input_format),
                 config.reading.max_line,
             );
+            let dropped = saved.map_or(0, |saved| reader.restore(&saved.unfinished));
             let mut follower =
                 Follower::new(Arc::clone(&log.name), source, wake, reader, hub.clone());
+            if kept.store.is_some() {
+                follower.keep_positions(dropped);
+                if matches!(log.input, Input::File(_)) {
+                    kept.policy.follow(Arc::clone(&log.name));
+                }
+            }
             if logs.child.is_some() {
                 // It comes last: when the server is gone, all others end, too.
                 follower.ends(logs.wakers.clone());
@@ -449,6 +573,9 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    /// Never waited for: where a file may not grow, its write is to fail like any
+    /// other instead of ending the program.
+    _too_large: Signal,
 }
 
 impl Signals {
@@ -457,6 +584,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            _too_large: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

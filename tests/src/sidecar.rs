@@ -207,6 +207,12 @@ impl Sidecar {
         panic!("{series} never became as wanted:\n{}", self.metrics());
     }
 
+    /// Its process id, until [`Self::wait`].
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal. Not after [`Self::wait`]: the process id is free then.
     ///
     /// # Panics

@@ -63,7 +63,13 @@ fn exported(metrics: &str) -> BTreeSet<String> {
 fn every_metric_is_described_with_its_labels() {
     // Activations, refusals and, the second time, repeats: then all are there.
     let log = Recording::named("svn1113-refused").bytes();
-    let mut sidecar = Sidecar::spawn(notifier().args(["run", "--log", "-"]).stdin(Stdio::piped()));
+    let dir = tempfile::tempdir().unwrap();
+    let mut sidecar = Sidecar::spawn(
+        notifier()
+            .args(["run", "--log", "-", "--state"])
+            .arg(dir.path().join("state"))
+            .stdin(Stdio::piped()),
+    );
     let mut stdin = sidecar.stdin().unwrap();
     stdin.write_all(&log).unwrap();
     sidecar.wait_for_sample(
@@ -120,9 +126,10 @@ fn every_option_is_described_with_its_variable_and_default() {
             }
             let variable = name.trim_start_matches('-').replace('-', "_");
             let variable = format!("`KMS_NOTIFIER_{}`", variable.to_uppercase());
-            // What only `replay` has is no setting.
+            // What only `replay` or the command line has is no setting.
+            let is_setting = !matches!(&*name, "--joined" | "--format" | "--state-reset");
             assert!(
-                row.contains(&variable) || matches!(&*name, "--joined" | "--format"),
+                row.contains(&variable) || !is_setting,
                 "{variable} is not in {row}"
             );
             known.insert(name);

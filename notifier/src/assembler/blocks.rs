@@ -8,6 +8,7 @@
 use kms_core::catalog;
 use kms_core::license::Status;
 use kms_core::text::clean;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Seen;
@@ -52,7 +53,7 @@ const ANSWERING: [Label; 8] = [
     Label::ActivationInterval,
 ];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Stage {
     /// The request block is being written; the label with this index is next.
     Asking(usize),
@@ -63,12 +64,13 @@ pub(super) enum Stage {
 }
 
 /// One request, from its marker to its answer.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Block {
     pub(super) begin: Tick,
     pub(super) seen: Seen,
     pub(super) mark: Option<Mark>,
     pub(super) stage: Stage,
+    #[serde(with = "super::saved::StoredRequest")]
     pub(super) request: Request,
     application_id: Option<Uuid>,
     /// The workstation name as logged, line feeds included.
@@ -233,17 +235,29 @@ pub(super) enum Taken {
 }
 
 /// The open blocks, oldest first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Blocks {
     open: Vec<Block>,
     /// The block that wrote the last line, if the last line was a block's, and
     /// how many lines it has written since another one did.
     writer: Option<(Tick, u32)>,
     lines: u64,
+    #[serde(skip)]
     pub(super) evicted: u64,
 }
 
 impl Blocks {
+    /// Gives up all that is open.
+    pub(super) fn clear(&mut self) {
+        self.evicted += self.open.len() as u64;
+        self.open.clear();
+        self.writer = None;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
     /// Opens a block. Returns one that had to be given up for it.
     pub(super) fn begin(
         &mut self,

@@ -3,6 +3,7 @@
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::event::EventTime;
 
@@ -12,8 +13,9 @@ const DISORDER: SignedDuration = SignedDuration::from_secs(60);
 
 /// Turns `YYYY-MM-DD HH:MM:SS` into moments. Most lines share the stamp of the
 /// line above, which costs a comparison of 19 bytes.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Clock {
+    #[serde(skip, default = "utc")]
     zone: TimeZone,
     stamp: [u8; 19],
     time: Option<EventTime>,
@@ -28,6 +30,11 @@ impl Clock {
             stamp: [0; 19],
             time: None,
         }
+    }
+
+    /// Goes on in `zone` with what was read before.
+    pub(super) fn restored(self, zone: TimeZone) -> Self {
+        Self { zone, ..self }
     }
 
     /// The moment of a server's stamp; `None` if there is no such date.
@@ -80,6 +87,11 @@ impl Clock {
             offset,
         })
     }
+}
+
+/// In place of the zone, which is the configuration's.
+fn utc() -> TimeZone {
+    TimeZone::UTC
 }
 
 fn parse(stamp: &[u8; 19]) -> Option<DateTime> {

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Seen;
@@ -26,7 +27,7 @@ pub(super) const LIFE: SignedDuration = SignedDuration::from_secs(660);
 pub(super) type Tick = u64;
 
 /// A hash of workstation and client machine id: which machine spoke.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Machine(u64);
 
 impl Machine {
@@ -39,16 +40,21 @@ impl Machine {
         (name, id.map(|id| id.as_u128())).hash(&mut hasher);
         Some(Self(hasher.finish()))
     }
+
+    /// One that another hasher would give another number.
+    pub(super) fn probe() -> Option<Self> {
+        Self::new(b"probe", None)
+    }
 }
 
 /// A machine that a connection spoke for, and the share of belief in that.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Speaker {
     pub(super) machine: Machine,
     pub(super) share: f64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Connection {
     pub(super) accepted: Tick,
     pub(super) seen: Seen,
@@ -83,18 +89,37 @@ impl Connection {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Connections {
     all: BTreeMap<Tick, Connection>,
+    #[serde(skip)]
     by_name: HashMap<Box<[u8]>, Tick>,
+    #[serde(skip)]
     by_mark: HashMap<Mark, Tick>,
     /// Those that are open, stale ones included.
+    #[serde(skip)]
     open: usize,
     suspects: Vec<(Box<[u8]>, Seen)>,
+    #[serde(skip)]
     pub(super) evicted: u64,
 }
 
 impl Connections {
+    /// Makes the indices anew, which are not stored.
+    pub(super) fn restored(mut self) -> Self {
+        for connection in self.all.values().filter(|c| c.closed.is_none()) {
+            self.open += 1;
+            if !connection.rpc {
+                self.by_name
+                    .insert(connection.name.clone(), connection.accepted);
+            }
+            if let Some(mark) = connection.mark {
+                self.by_mark.insert(mark, connection.accepted);
+            }
+        }
+        self
+    }
+
     pub(super) fn get(&self, id: Tick) -> Option<&Connection> {
         self.all.get(&id)
     }

@@ -19,6 +19,7 @@ mod forgery;
 mod names;
 mod presence;
 mod requests;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 use crate::event::{
     self, Event, EventId, EventTime, IdMaker, Kind as EventKind, Request, TimeSource,
@@ -44,6 +46,7 @@ use requests::words;
 use trace::Traces;
 use waiting::Waiting;
 
+pub use saved::VERSION;
 pub use trace::Trace;
 
 /// A request block that got no answer for so long is given up.
@@ -100,8 +103,9 @@ impl Counters {
 }
 
 /// Turns the lines of one log into events.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Assembler {
+    #[serde(skip)]
     log: Arc<str>,
     clock: Clock,
     /// When the last line was stamped, and when it was last looked for old things.
@@ -115,7 +119,9 @@ pub struct Assembler {
     blocks: Blocks,
     window: Option<Window>,
     waiting: Waiting,
+    #[serde(skip)]
     counters: Counters,
+    #[serde(skip)]
     traces: Option<Traces>,
 }
 
@@ -175,6 +181,23 @@ impl Assembler {
         self.settle(true, out);
     }
 
+    /// The reading ends here and goes on later from here: what waits for more is
+    /// decided; what is being written stays as it is.
+    pub fn pause(&mut self, out: &mut Vec<Event>) {
+        self.settle(true, out);
+    }
+
+    /// Lines are missing here: what was being written is given up, and nobody
+    /// knows any more who is there.
+    pub fn handle_gap(&mut self, out: &mut Vec<Event>) {
+        self.resolve_window(None, out);
+        self.settle(true, out);
+        self.blocks.clear();
+        self.connections.server_changed();
+        self.processes = Processes::default();
+        self.past = Past::Late(None);
+    }
+
     /// The log ends here. `server_ended` says that the server did too, so that
     /// nothing that was begun will be answered.
     pub fn finish(&mut self, server_ended: bool, out: &mut Vec<Event>) {
@@ -192,6 +215,12 @@ impl Assembler {
         counters.evicted_blocks = std::mem::take(&mut self.blocks.evicted);
         counters.evicted_requests = std::mem::take(&mut self.waiting.evicted);
         counters
+    }
+
+    /// Requests that were begun and not decided.
+    #[must_use]
+    pub fn unfinished(&self) -> usize {
+        self.blocks.len() + self.waiting.requests()
     }
 
     /// Whether something waits that [`Self::handle_idle`] would decide.
@@ -370,7 +399,7 @@ impl Assembler {
 }
 
 /// Where and when something was seen: what an event keeps of its first line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Seen {
     id: EventId,
     time: Option<EventTime>,

@@ -8,6 +8,7 @@
 
 use kms_core::catalog;
 use memchr::memmem;
+use serde::{Deserialize, Serialize};
 
 use super::blocks::NAME_UNITS;
 use super::connections::Tick;
@@ -19,7 +20,7 @@ use crate::line::{self, Kind, Label};
 const QUIET_BYTES: usize = 64;
 
 /// A line that may be part of a name.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Parked {
     /// As the server printed it, prefix included.
     pub(super) text: Vec<u8>,
@@ -30,7 +31,7 @@ pub(super) struct Parked {
 }
 
 /// The name that was begun last, and the lines after it that may be its own.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Window {
     /// The block whose name it is.
     pub(super) block: Tick,

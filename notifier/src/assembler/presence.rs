@@ -1,13 +1,14 @@
 //! Who is there: connections come and go, servers start and end.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::connections::{Connection, LIFE, Peer, is_public};
 use super::{Assembler, At, Event, EventKind};
 use crate::line::{Endpoint, Kind};
 
 /// How much of the log's past is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Past {
     /// Nothing was read yet but the server's own start.
     #[default]
@@ -38,16 +39,16 @@ impl Past {
 
     /// Whoever was there when the log was joined is gone, or known by now.
     pub(super) fn age(&mut self, now: Timestamp) {
-        if let Self::Late(Some(since)) = *self
-            && now.duration_since(since) > LIFE
-        {
-            *self = Self::Known;
+        match *self {
+            Self::Late(Some(since)) if now.duration_since(since) > LIFE => *self = Self::Known,
+            Self::Late(None) => *self = Self::Late(Some(now)),
+            _ => {}
         }
     }
 }
 
 /// What syslog's PIDs tell.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Processes {
     /// The one that said that the server started.
     pub(super) server: Option<u32>,

@@ -6,6 +6,7 @@ use std::num::NonZeroUsize;
 
 use jiff::{SignedDuration, Timestamp};
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 
 use super::Assembler;
 use super::connections::{Connection, LIFE, Machine, Tick};
@@ -23,7 +24,7 @@ const MAX_SPOKEN: usize = 48;
 
 /// Addresses of which it is remembered how often they asked and probed, and
 /// machines of which it is remembered where they were.
-const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+pub(super) const MAX_REMEMBERED: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 
 /// By the log's own time (docs/events.md, "When an event is printed"); without stamps, lines.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(2);
@@ -40,7 +41,7 @@ const MAX_LOOKED_AT: usize = 512;
 const SET_BACK: SignedDuration = SignedDuration::from_secs(60);
 
 /// Who may have asked: what a request's own lines say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Asked {
     pub(super) begin: Tick,
     pub(super) machine: Option<Machine>,
@@ -49,35 +50,39 @@ pub(super) struct Asked {
 }
 
 /// One or more requests of one machine that wait together.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Pending {
     pub(super) asked: Asked,
     /// Tick of the last answer.
     pub(super) end: Tick,
     pub(super) candidates: Vec<Tick>,
+    #[serde(with = "super::saved::events")]
     pub(super) events: Vec<Event>,
     due: Option<Timestamp>,
     due_line: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Waiting {
     pub(super) pending: Vec<Pending>,
     /// Closed connections that may be a waiting request's, or a probe.
     closing: VecDeque<Tick>,
+    #[serde(with = "super::saved::remembered")]
     habits: LruCache<IpAddr, Habit>,
+    #[serde(with = "super::saved::remembered")]
     pub(super) homes: LruCache<Machine, Home>,
+    #[serde(skip)]
     pub(super) evicted: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Habit {
     pub(super) requests: u32,
     pub(super) probes: u32,
 }
 
 /// Where a machine was seen last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Home {
     pub(super) ip: IpAddr,
     pub(super) connection: Tick,
@@ -98,6 +103,14 @@ impl Default for Waiting {
 impl Waiting {
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// How many requests wait.
+    pub(super) fn requests(&self) -> usize {
+        self.pending
+            .iter()
+            .map(|pending| pending.events.len())
+            .sum()
     }
 
     pub(super) fn is_due(&self, now: Option<Timestamp>, line: u64) -> bool {

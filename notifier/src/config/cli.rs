@@ -37,6 +37,9 @@ pub(super) enum CliCommand {
     /// Send one message now
     #[command(after_help = SPELLINGS)]
     TestNotify(TestArgs),
+    /// List messages that Slack refused for good, tell them after all, or drop them
+    #[command(after_help = SPELLINGS)]
+    DeadLetters(DeadLettersArgs),
     /// Tell why a line of a log became what it became
     #[command(after_help = SPELLINGS)]
     Explain(ExplainArgs),
@@ -57,6 +60,9 @@ pub(super) struct RunArgs {
     pub(super) common: Common,
     #[command(flatten)]
     pub(super) serving: RawServing,
+    /// Remove the state first: positions, unsent messages and who was told
+    #[arg(long, action = ArgAction::SetTrue, help_heading = "Following and telling")]
+    pub(super) state_reset: bool,
     /// A server to start; its standard output is the log
     #[arg(last = true, value_name = "CMD", help_heading = "Arguments")]
     pub(super) child: Vec<OsString>,
@@ -96,6 +102,30 @@ pub(super) struct ExplainArgs {
     pub(super) common: Common,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct DeadLettersArgs {
+    /// What to do: list, retry or drop
+    #[arg(value_enum, hide_possible_values = true)]
+    pub(super) action: DeadLettersAction,
+    /// Which messages to retry or drop: their numbers in the list
+    #[arg(value_name = "NUMBER")]
+    pub(super) ids: Vec<u64>,
+    /// All of them
+    #[arg(long, action = ArgAction::SetTrue)]
+    pub(super) all: bool,
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[command(flatten)]
+    pub(super) serving: RawServing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum DeadLettersAction {
+    List,
+    Retry,
+    Drop,
+}
+
 /// What `replay` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReplayFormat {
@@ -109,7 +139,7 @@ pub enum ReplayFormat {
 /// nothing else has that name.
 pub(super) fn command() -> clap::Command {
     let mut command = Cli::command();
-    for name in ["run", "check-config", "test-notify"] {
+    for name in ["run", "check-config", "test-notify", "dead-letters"] {
         command = command.mut_subcommand(name, |sub| {
             sub.mut_arg("input_format", |arg| arg.visible_alias("format"))
         });

@@ -2,10 +2,11 @@
 //! line beats the environment beats the file.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,9 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// What `--config` is called in the environment; a file cannot name itself.
 const CONFIG_VARIABLE: &str = "KMS_NOTIFIER_CONFIG";
+
+/// Where systemd says that state belongs; of several directories the first.
+const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 
 /// Longest configuration file in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -58,6 +62,8 @@ pub(super) struct Layers {
     variables: BTreeMap<String, Arc<str>>,
     file: RawConfig,
     path: Arc<Path>,
+    /// Where state belongs if nobody says otherwise.
+    state_directory: Option<PathBuf>,
     /// For `check-config`: filled as values are taken.
     pub(super) effective: Effective,
     /// What is odd and does not stop anything.
@@ -90,6 +96,7 @@ impl Layers {
             variables,
             file,
             path: path.unwrap_or_default().into(),
+            state_directory: state_directory(env),
             effective: Effective::default(),
             warnings,
         })
@@ -115,6 +122,13 @@ impl Layers {
                 path: Arc::clone(&self.path),
             },
         }
+    }
+
+    /// A file of this name where state belongs, and who says so.
+    pub(super) fn default_state(&self, name: &str) -> Option<(PathBuf, Origin)> {
+        let directory = self.state_directory.as_ref()?;
+        let origin = Origin::Environment(STATE_DIRECTORY.into());
+        Some((directory.join(name), origin))
     }
 
     /// The value that counts, as it was typed.
@@ -180,6 +194,12 @@ impl Layers {
             _ => Ok(value),
         }
     }
+}
+
+fn state_directory(env: Environment<'_>) -> Option<PathBuf> {
+    let directories = env(STATE_DIRECTORY)?;
+    let first = directories.as_bytes().split(|byte| *byte == b':').next()?;
+    (!first.is_empty()).then(|| OsStr::from_bytes(first).into())
 }
 
 /// `slack-timeout` becomes `KMS_NOTIFIER_SLACK_TIMEOUT`.

@@ -12,7 +12,6 @@ mod layers;
 mod raw;
 mod serving;
 mod shown;
-mod store;
 mod value;
 
 use std::ffi::OsString;
@@ -23,7 +22,10 @@ use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
-use cli::{CliCommand, Common, RunArgs};
+use crate::policy::Selection;
+use crate::sink::state::control::Request;
+
+use cli::{CliCommand, Common, DeadLettersAction, DeadLettersArgs, RunArgs};
 use layers::Layers;
 use raw::{RawConfig, RawServing, Text};
 use value::Size;
@@ -34,9 +36,8 @@ pub use cli::ReplayFormat;
 pub use error::{ConfigError, Origin, Stop};
 pub use layers::Environment;
 pub use raw::Secret;
-pub use serving::{Config, Input, Listen, Log, Slack};
+pub use serving::{Config, Input, Listen, Log, Slack, State};
 pub use shown::Effective;
-pub use store::DedupStore;
 pub use value::{FirstRun, InputFormat, LogFormat, StartFrom};
 
 /// Names of classes that are always there; `external` is what no network holds.
@@ -52,6 +53,10 @@ const MAX_LINE: std::ops::RangeInclusive<Size> = Size(1 << 10)..=Size(16 << 20);
 const DEDUP_WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::ZERO..=Duration::from_secs(31 * 24 * 3600);
 
+/// A century is as good as for ever; below a minute nothing would be posted alone.
+const POST_MAX_AGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(36_500 * 24 * 3600);
+
 /// What to do, everything checked.
 #[derive(Debug)]
 pub enum Command {
@@ -63,8 +68,21 @@ pub enum Command {
     CheckConfig(Box<Config>),
     /// Send one message. There is a webhook.
     TestNotify(Box<Config>),
+    /// Look at, retry or drop messages that were refused for good.
+    DeadLetters(DeadLetters),
     /// Tell about one line.
     Explain(Explain),
+}
+
+/// What `dead-letters` was told.
+#[derive(Debug)]
+pub struct DeadLetters {
+    /// What to do.
+    pub request: Request,
+    /// The state that they are in.
+    pub state: PathBuf,
+    /// How to decide, where no sidecar does.
+    pub reading: Reading,
 }
 
 /// What `replay` was told.
@@ -106,6 +124,8 @@ pub struct Reading {
     pub dedup_window: Duration,
     /// Whether refused requests are posted.
     pub post_refused: bool,
+    /// What happened longer ago is posted in digests only.
+    pub post_max_age: Duration,
     /// Form of the program's own log.
     pub log_format: LogFormat,
     /// What the program's own log holds.
@@ -145,9 +165,13 @@ pub fn load(
         }
         CliCommand::TestNotify(args) => {
             let mut layers = gather(args.common, args.serving, env)?;
-            let config = serving::config(&mut layers, Vec::new())?;
+            let config = serving::config(&mut layers, Vec::new(), false)?;
             config.require_webhook()?;
             (Command::TestNotify(Box::new(config)), layers)
+        }
+        CliCommand::DeadLetters(args) => {
+            let (what, layers) = dead_letters(args, env)?;
+            (Command::DeadLetters(what), layers)
         }
         CliCommand::Replay(args) => {
             let mut layers = gather(args.common, RawServing::default(), env)?;
@@ -185,9 +209,36 @@ pub fn load(
 
 fn run(args: RunArgs, env: Environment<'_>) -> Result<(Box<Config>, Layers), ConfigError> {
     let mut layers = gather(args.common, args.serving, env)?;
-    let config = serving::config(&mut layers, args.child)?;
+    let config = serving::config(&mut layers, args.child, args.state_reset)?;
     config.require_log()?;
     Ok((Box::new(config), layers))
+}
+
+fn dead_letters(
+    args: DeadLettersArgs,
+    env: Environment<'_>,
+) -> Result<(DeadLetters, Layers), ConfigError> {
+    let which = || match (args.all, args.ids.is_empty()) {
+        (true, true) => Ok(Selection::All),
+        (false, false) => Ok(Selection::Ids(args.ids.clone())),
+        _ => Err(ConfigError::line(
+            "which dead letters? give their numbers, or --all (and not both)",
+        )),
+    };
+    let request = match args.action {
+        DeadLettersAction::List => Request::List,
+        DeadLettersAction::Retry => Request::Retry(which()?),
+        DeadLettersAction::Drop => Request::Drop(which()?),
+    };
+    let mut layers = gather(args.common, args.serving, env)?;
+    let config = serving::config(&mut layers, Vec::new(), false)?;
+    let state = config.require_state()?.path.clone();
+    let what = DeadLetters {
+        request,
+        state,
+        reading: config.reading,
+    };
+    Ok((what, layers))
 }
 
 fn gather(
@@ -230,6 +281,12 @@ fn reading(layers: &mut Layers) -> Result<Reading, ConfigError> {
             &DEDUP_WINDOW,
         )?,
         post_refused: layers.value("post-refused", |raw| &raw.reading.post_refused, false)?,
+        post_max_age: layers.bounded(
+            "post-max-age",
+            |raw| &raw.reading.post_max_age,
+            Duration::from_secs(24 * 3600),
+            &POST_MAX_AGE,
+        )?,
         log_format: layers.value(
             "log-format",
             |raw| &raw.reading.log_format,

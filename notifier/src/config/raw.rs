@@ -168,6 +168,9 @@ pub(super) struct RawReading {
     /// Post refused requests too [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) post_refused: Option<Text>,
+    /// What happened longer ago is posted in digests only [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) post_max_age: Option<Text>,
     /// Form of the program's own log on stderr: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub(super) log_format: Option<Text>,
@@ -185,7 +188,8 @@ pub(super) struct RawServing {
     #[arg(long, value_name = "[NAME=]PATH")]
     #[serde(deserialize_with = "one_or_many")]
     pub(super) log: Option<Vec<Text>>,
-    /// Where to begin in a file that exists at the start: resume, end or start [default: resume]
+    /// Where to begin in a file that exists at the start: end, start or resume
+    /// [default: resume with a state, else end]
     #[arg(long, value_name = "WHERE")]
     pub(super) from: Option<Text>,
     /// The same where nothing is known of an earlier run: end or start [default: end]
@@ -203,18 +207,10 @@ pub(super) struct RawServing {
     /// Alert when no line comes for so long; 0 never does [default: 0]
     #[arg(long, value_name = "DURATION")]
     pub(super) silence_after: Option<Text>,
-    /// Redis or Valkey by which several sidecars agree on who tells: redis://… or rediss://…
-    #[arg(long, value_name = "URL")]
-    pub(super) dedup_store: Option<Secret>,
-    /// A file that holds its password
+    /// Database that keeps positions and messages over a restart
+    /// [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
     #[arg(long, value_name = "PATH")]
-    pub(super) dedup_store_password_file: Option<Text>,
-    /// A file with the authorities that sign its certificate, PEM [default: the public ones]
-    #[arg(long, value_name = "PATH")]
-    pub(super) dedup_store_ca_file: Option<Text>,
-    /// Longest wait for its answer [default: 1s]
-    #[arg(long, value_name = "DURATION")]
-    pub(super) dedup_store_timeout: Option<Text>,
+    pub(super) state: Option<Text>,
     /// Slack incoming webhook; without one, messages go to the log
     #[arg(long, value_name = "URL")]
     pub(super) slack_webhook_url: Option<Secret>,

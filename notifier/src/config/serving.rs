@@ -11,7 +11,6 @@ use std::time::Duration;
 use super::error::{ConfigError, Origin};
 use super::layers::{LAYERS, Layers, read_bounded};
 use super::raw::Secret;
-use super::store::{self, DedupStore};
 use super::value::{
     Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
 };
@@ -38,7 +37,7 @@ pub struct Config {
     pub reading: Reading,
     /// The logs, their names unique, at most one of them standard input.
     pub logs: Vec<Log>,
-    /// Where to begin in a file that exists at the start.
+    /// Where to begin in a file that exists at the start. To resume, there is a state.
     pub from: StartFrom,
     /// The same where nothing is known of an earlier run.
     pub first_run: FirstRun,
@@ -48,8 +47,8 @@ pub struct Config {
     pub rotate: Option<Rotate>,
     /// After how long no line is an alert.
     pub silence_after: Option<Duration>,
-    /// By which store several sidecars agree on who tells.
-    pub dedup_store: Option<DedupStore>,
+    /// Where to keep what outlives the program; none keeps it in memory only.
+    pub state: Option<State>,
     /// Where and how to post.
     pub slack: Slack,
     /// Where to serve metrics and health.
@@ -74,6 +73,15 @@ pub enum Input {
     Stdin,
     /// The standard output of a program to start: its name or path, and its arguments.
     Child(OsString, Vec<OsString>),
+}
+
+/// The database that outlives the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Its file.
+    pub path: PathBuf,
+    /// Whether what is there is removed first.
+    pub reset: bool,
 }
 
 /// Where and how to post. Texts have no control characters.
@@ -132,6 +140,15 @@ impl Config {
         Ok(())
     }
 
+    pub(super) fn require_state(&self) -> Result<&State, ConfigError> {
+        self.state.as_ref().ok_or_else(|| {
+            ConfigError::new(
+                &Origin::Default("state"),
+                "dead letters are kept in a state; give the --state PATH of the sidecar",
+            )
+        })
+    }
+
     pub(super) fn require_webhook(&self) -> Result<(), ConfigError> {
         if self.slack.webhook.is_none() {
             return Err(ConfigError::new(
@@ -143,9 +160,14 @@ impl Config {
     }
 }
 
-pub(super) fn config(layers: &mut Layers, child: Vec<OsString>) -> Result<Config, ConfigError> {
+pub(super) fn config(
+    layers: &mut Layers,
+    child: Vec<OsString>,
+    state_reset: bool,
+) -> Result<Config, ConfigError> {
     let logs = logs(layers, child)?;
-    let from = layers.value("from", |raw| &raw.serving.from, StartFrom::Resume)?;
+    let state = state(layers, state_reset)?;
+    let from = from(layers, state.is_some())?;
     let first_run = layers.value("first-run", |raw| &raw.serving.first_run, FirstRun::End)?;
     let (rotated, rotate) = rotation(layers, &logs)?;
     let silence_after = layers.bounded(
@@ -161,7 +183,7 @@ pub(super) fn config(layers: &mut Layers, child: Vec<OsString>) -> Result<Config
         rotated,
         rotate,
         silence_after: Some(silence_after).filter(|after| !after.is_zero()),
-        dedup_store: store::dedup_store(layers)?,
+        state,
         reading: reading(layers)?,
         slack: slack(layers)?,
         metrics: listen(layers)?,
@@ -216,6 +238,46 @@ fn rotation(
     }
     let at = at as u64;
     Ok((rotated, Some(Rotate { at, keep })))
+}
+
+fn from(layers: &mut Layers, has_state: bool) -> Result<StartFrom, ConfigError> {
+    let default = if has_state {
+        StartFrom::Resume
+    } else {
+        StartFrom::End
+    };
+    let from = layers.value("from", |raw| &raw.serving.from, default)?;
+    match layers.pick("from", |raw| &raw.serving.from) {
+        Some((_, origin, _)) if from == StartFrom::Resume && !has_state => Err(ConfigError::new(
+            &origin,
+            "there is no state to resume from; give --state PATH, or end or start",
+        )),
+        _ => Ok(from),
+    }
+}
+
+/// An empty path keeps no state, whatever a lower place says.
+fn state(layers: &mut Layers, reset: bool) -> Result<Option<State>, ConfigError> {
+    const KEY: &str = "state";
+    let (path, origin) = match layers.pick(KEY, |raw| &raw.serving.state) {
+        Some((text, origin, _)) => (PathBuf::from(&*text), origin),
+        None => layers
+            .default_state("kms-notifier.redb")
+            .unwrap_or((PathBuf::new(), Origin::Default(KEY))),
+    };
+    let shown = path.display().to_string();
+    layers.effective.add(KEY, &*shown, origin.clone());
+    if shown.chars().any(char::is_control) || shown.ends_with('/') {
+        let what = format!("{shown:?} is not a file; give the path of one");
+        return Err(ConfigError::new(&origin, what));
+    }
+    if reset && shown.is_empty() {
+        return Err(ConfigError::new(
+            &Origin::Flag("state-reset"),
+            "there is no state to remove; give --state PATH, too",
+        ));
+    }
+    Ok((!shown.is_empty()).then_some(State { path, reset }))
 }
 
 fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {

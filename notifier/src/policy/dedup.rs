@@ -12,9 +12,11 @@ use std::num::NonZeroUsize;
 
 use jiff::{SignedDuration, Timestamp};
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::outbox::MessageId;
+use super::rows::{Changed, Row, Table, Unreadable, decode, encode};
 use crate::event::{Attribution, Event, Kind};
 
 /// How many keys are remembered; beyond that the one unused for longest goes,
@@ -22,7 +24,7 @@ use crate::event::{Attribution, Event, Kind};
 pub const MAX_KEYS: usize = 4096;
 
 /// What messages are deduplicated by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key {
     about: About,
     who: Who,
@@ -31,13 +33,13 @@ pub struct Key {
 }
 
 /// A refusal never mutes an activation, nor the other way round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum About {
     Activation,
     Refusal,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Who {
     Address(IpAddr),
     Machine(Uuid),
@@ -103,14 +105,14 @@ pub(super) enum Verdict {
     Join(MessageId),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Entry {
     state: State,
     /// Events since the key was last told that no message has mentioned.
     repeats: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum State {
     Pending(MessageId),
     Told(Timestamp),
@@ -121,6 +123,7 @@ enum State {
 pub(super) struct Window {
     length: SignedDuration,
     entries: LruCache<Key, Entry, RandomState>,
+    changed: Changed<Key>,
     evicted: u64,
 }
 
@@ -134,6 +137,7 @@ impl Window {
         Self {
             length,
             entries,
+            changed: Changed::default(),
             evicted: 0,
         }
     }
@@ -142,7 +146,55 @@ impl Window {
         self.length = length;
         if length.is_zero() {
             self.entries.clear();
+            self.changed.note_all();
         }
+    }
+
+    pub(super) fn track(&mut self) {
+        self.changed.track();
+    }
+
+    pub(super) fn changed(&self) -> &Changed<Key> {
+        &self.changed
+    }
+
+    /// The rows that changed, or all.
+    pub(super) fn rows(&mut self, whole: bool, out: &mut Vec<Row>) {
+        let row = |key: &Key, entry: Option<&Entry>| Row {
+            table: Table::Window,
+            key: encode(key),
+            value: entry.map(encode),
+        };
+        let changed = self.changed.take();
+        if whole {
+            out.extend(
+                self.entries
+                    .iter()
+                    .map(|(key, entry)| row(key, Some(entry))),
+            );
+        } else {
+            out.extend(changed.iter().map(|key| row(key, self.entries.peek(key))));
+        }
+    }
+
+    /// Takes back stored rows. What was told longest ago goes first, should
+    /// there be more than [`MAX_KEYS`].
+    pub(super) fn restore<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<(), Unreadable> {
+        let table = Table::Window;
+        let mut entries: Vec<(Key, Entry)> = rows
+            .map(|(key, value)| Ok((decode(table, key)?, decode(table, value)?)))
+            .collect::<Result<_, _>>()?;
+        entries.sort_by_key(|(_, entry)| match entry.state {
+            State::Told(at) => at,
+            State::Pending(_) => Timestamp::MAX,
+        });
+        for (key, entry) in entries {
+            self.put(key, entry);
+        }
+        Ok(())
     }
 
     /// Keys that were dropped because [`MAX_KEYS`] newer ones came.
@@ -161,6 +213,7 @@ impl Window {
             // told. One told more than a window ahead is a broken clock.
             State::Told(at) if now.duration_since(at).abs() < self.length => {
                 entry.repeats += 1;
+                self.changed.note(|| key.clone());
                 Verdict::Repeat
             }
             State::Told(_) => Verdict::Post {
@@ -178,6 +231,20 @@ impl Window {
                 repeats: 0,
             },
         );
+    }
+
+    /// A dead letter about `key` is told after all. Where a newer message is
+    /// under way already, that one decides.
+    pub(super) fn handle_retried(&mut self, key: Key, message: MessageId) {
+        let repeats = match self.entries.peek(&key) {
+            Some(Entry {
+                state: State::Pending(_),
+                ..
+            }) => return,
+            entry => entry.map_or(0, |entry| entry.repeats),
+        };
+        let state = State::Pending(message);
+        self.put(key, Entry { state, repeats });
     }
 
     /// That message was accepted at `now`, without the last `unmentioned`
@@ -220,6 +287,7 @@ impl Window {
             && *current == message
         {
             self.entries.pop(key);
+            self.changed.note(|| key.clone());
         }
     }
 
@@ -227,10 +295,12 @@ impl Window {
         if self.length.is_zero() {
             return;
         }
+        self.changed.note(|| key.clone());
         if let Some((gone, _)) = self.entries.push(key.clone(), entry)
             && gone != key
         {
             self.evicted += 1;
+            self.changed.note(|| gone);
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::event::{Attribution, Event, EventId, EventTime, Kind};
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Attribution, Event, EventId, EventTime, Kind, StatusName};
 
 /// How many rows a digest lists; it counts the rest.
 pub const MAX_ROWS: usize = 40;
@@ -12,7 +14,7 @@ pub const MAX_ROWS: usize = 40;
 const MAX_CANDIDATES: usize = 16;
 
 /// An attempt's number; an outcome names the attempt that it is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeliveryId(pub(super) u64);
 
 /// A message to post now.
@@ -31,10 +33,22 @@ pub enum Body {
     Notice(Box<Notice>),
     /// Many at once, because the rate was exceeded or they had waited too long.
     Digest(Digest),
+    /// Something about the notifier itself.
+    Alert(Alert),
+}
+
+/// Something that whoever runs the notifier should know, in its own words: no
+/// text of a client is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// What happened, in a few words.
+    pub title: Box<str>,
+    /// What it means and what to do, in a sentence or two.
+    pub text: Box<str>,
 }
 
 /// One event that is told, with what is known of others of its kind.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Notice {
     /// The event that the message was made for.
     pub event: EventId,
@@ -57,7 +71,8 @@ pub struct Notice {
     /// What was asked for; absent where the log does not show it.
     pub product: Option<Box<str>>,
     /// Licensing status before the request.
-    pub status: Option<&'static str>,
+    #[serde(with = "crate::event::status_name")]
+    pub status: Option<StatusName>,
     /// Refusals: the code.
     pub hresult: Option<u32>,
     /// Refusals: the log's words for it.

@@ -6,29 +6,39 @@
 //! nothing, then sleeps until [`Policy::next_due`] or more input. At most one
 //! delivery is under way.
 //!
-//! The state is plain values, so that a durable twin can keep the dedup window
-//! and the outbox in one transaction; nothing outside this room sees them.
+//! All it keeps can be had as rows of bytes ([`Policy::take_changes`]) and given
+//! back ([`Policy::restore`]), so that a durable twin can write it in one
+//! transaction; nothing outside this room looks into them.
 
+pub mod dead;
 pub mod dedup;
+pub mod known;
 pub mod message;
 pub mod network;
 pub mod outbox;
 pub mod pace;
+pub mod rows;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod stored_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::dead::{DeadLetter, Selection};
 use self::dedup::{Key, Verdict, Window};
-pub use self::message::{Body, Delivery, DeliveryId, Digest, Notice};
+use self::known::Known;
+pub use self::message::{Alert, Body, Delivery, DeliveryId, Digest, Notice};
 pub use self::network::Classes;
 use self::outbox::Outbox;
 pub use self::outbox::{Outcome, Settled};
+use self::rows::{Changes, Stored, Table, Unreadable};
 use crate::event::{Dedup, Event, Kind};
 
 /// What an operator can choose; may change while running.
@@ -41,6 +51,8 @@ pub struct Settings {
     pub dedup_window: Duration,
     /// Whether refusals are told too.
     pub post_refused: bool,
+    /// What happened longer ago is told in digests only.
+    pub post_max_age: Duration,
 }
 
 impl Default for Settings {
@@ -49,6 +61,7 @@ impl Default for Settings {
             classes: Classes::default(),
             dedup_window: Duration::from_secs(3600),
             post_refused: false,
+            post_max_age: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -60,6 +73,8 @@ pub struct Counters {
     pub outbox: outbox::Counts,
     /// Clients and products forgotten because newer ones came.
     pub evicted_keys: u64,
+    /// Events that may be told twice after a crash.
+    pub forgotten_events: u64,
 }
 
 /// Source classes, dedup window and outbox behind one door.
@@ -68,6 +83,7 @@ pub struct Policy {
     classes: Classes,
     post_refused: bool,
     window: Window,
+    known: Known,
     /// None in a replay: every message is accepted as it is made.
     outbox: Option<Outbox>,
 }
@@ -77,9 +93,72 @@ impl Policy {
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
-            outbox: Some(Outbox::new(seed)),
+            outbox: Some(Outbox::new(signed(settings.post_max_age), seed)),
             ..Self::for_replay(settings)
         }
+    }
+
+    /// A policy that goes on with what an earlier one left, and that notes what
+    /// changes from here on.
+    ///
+    /// # Errors
+    /// A row that no policy of this version wrote.
+    pub fn restore(settings: Settings, seed: u64, stored: &Stored) -> Result<Self, Unreadable> {
+        let mut policy = Self::new(settings, seed);
+        let window = stored.iter().filter(|(table, ..)| *table == Table::Window);
+        policy
+            .window
+            .restore(window.map(|(_, key, value)| (&**key, &**value)))?;
+        for (table, key, value) in stored {
+            match (table, &mut policy.outbox) {
+                (Table::Window, _) => {}
+                (Table::Known, _) => policy.known.restore(key, value)?,
+                (_, Some(outbox)) => outbox.restore(*table, key, value, seed)?,
+                (_, None) => {}
+            }
+        }
+        policy.window.track();
+        policy.known.track();
+        if let Some(outbox) = &mut policy.outbox {
+            outbox.track();
+        }
+        Ok(policy)
+    }
+
+    /// Says that events of this log may come again after a crash, until
+    /// [`Policy::handle_position`].
+    pub fn follow(&mut self, log: Arc<str>) {
+        self.known.follow(log);
+    }
+
+    /// The log will not be read again from before here: a position behind all
+    /// events so far is about to be stored.
+    pub fn handle_position(&mut self, log: &Arc<str>) {
+        self.known.handle_position(log);
+    }
+
+    /// Whether anything changed since [`Policy::take_changes`].
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        !self.window.changed().is_empty()
+            || !self.known.changed().is_empty()
+            || self.outbox.as_ref().is_some_and(Outbox::has_changed)
+    }
+
+    /// What to write for the stored rows to be these; all of them if `whole`.
+    pub fn take_changes(&mut self, whole: bool) -> Changes {
+        let outbox = &mut self.outbox;
+        let whole = whole
+            || self.window.changed().is_all()
+            || self.known.changed().is_all()
+            || outbox.as_ref().is_some_and(Outbox::lost_track);
+        let mut rows = Vec::new();
+        self.window.rows(whole, &mut rows);
+        self.known.rows(whole, &mut rows);
+        if let Some(outbox) = outbox {
+            outbox.rows(whole, &mut rows);
+        }
+        Changes { whole, rows }
     }
 
     /// A policy whose messages count as accepted at once, for a replay in which
@@ -90,12 +169,14 @@ impl Policy {
             classes,
             dedup_window,
             post_refused,
+            post_max_age: _,
         } = settings;
         let window = Window::new(signed(dedup_window));
         Self {
             classes,
             post_refused,
             window,
+            known: Known::default(),
             outbox: None,
         }
     }
@@ -106,10 +187,14 @@ impl Policy {
             classes,
             dedup_window,
             post_refused,
+            post_max_age,
         } = settings;
         self.classes = classes;
         self.post_refused = post_refused;
         self.window.set_length(signed(dedup_window));
+        if let Some(outbox) = &mut self.outbox {
+            outbox.set_max_age(signed(post_max_age));
+        }
     }
 
     /// The source classes in force.
@@ -125,7 +210,14 @@ impl Policy {
         let posted =
             event.kind == Kind::Activation || (event.kind == Kind::Refused && self.post_refused);
         let dedup = match Key::of(event) {
-            Some(key) if posted => self.decide(key, event, now),
+            Some(key) if posted => {
+                let known = self.known.find(&event.log, event.id);
+                known.unwrap_or_else(|| {
+                    let dedup = self.decide(key, event, now);
+                    self.known.handle_event(&event.log, event.id, dedup);
+                    dedup
+                })
+            }
             _ => Dedup::Off,
         };
         event.dedup = (event.kind == Kind::Activation).then_some(dedup);
@@ -156,6 +248,43 @@ impl Policy {
             // Counted by the next digest: a message is under way, not its own.
             None => Dedup::Pending,
         }
+    }
+
+    /// Tells something about the notifier itself.
+    pub fn handle_alert(&mut self, alert: Alert) {
+        if let Some(outbox) = &mut self.outbox {
+            outbox.handle_alert(alert);
+        }
+    }
+
+    /// Messages that were refused for good, oldest first.
+    pub fn dead_letters(&self) -> impl Iterator<Item = &DeadLetter> {
+        self.outbox.iter().flat_map(Outbox::dead_letters)
+    }
+
+    /// Queues dead letters again, whatever the window says; how many.
+    pub fn retry_dead_letters(&mut self, selection: &Selection, now: Timestamp) -> usize {
+        let Some(outbox) = &mut self.outbox else {
+            return 0;
+        };
+        let retried = outbox.retry_dead(selection, now);
+        let count = retried.len();
+        for (key, message) in retried {
+            self.window.handle_retried(key, message);
+        }
+        count
+    }
+
+    /// Drops dead letters; how many.
+    pub fn drop_dead_letters(&mut self, selection: &Selection) -> usize {
+        let outbox = self.outbox.as_mut();
+        outbox.map_or(0, |outbox| outbox.drop_dead(selection))
+    }
+
+    /// Whether [`Policy::poll_delivery`] has a message now.
+    pub fn is_due(&mut self, now: Timestamp) -> bool {
+        let outbox = self.outbox.as_mut();
+        outbox.is_some_and(|outbox| outbox.is_due(now))
     }
 
     /// The message to post now, if one is due and none is under way. Its outcome
@@ -209,7 +338,7 @@ impl Policy {
     /// Whether every event that was to be told is.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.unsent_events() == 0
+        self.unsent_events() == 0 && !self.outbox.as_ref().is_some_and(Outbox::has_alerts)
     }
 
     /// Events that are not told yet, those beyond the queue's bound included.
@@ -224,6 +353,7 @@ impl Policy {
         Counters {
             outbox: self.outbox.as_ref().map(Outbox::counts).unwrap_or_default(),
             evicted_keys: self.window.evicted(),
+            forgotten_events: self.known.forgotten(),
         }
     }
 }

@@ -20,15 +20,22 @@
 //!
 //! At [`MAX_MESSAGES`] the queue is full; further events are only counted, and
 //! the next digest says how many.
+//!
+//! What happened longer ago than `max_age` is told in digests only: old messages
+//! are held for five seconds, so that reading an old log makes few of them, and then
+//! leave together, while fresh ones pass them by.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
+use super::dead::{DeadLetter, DeadLetters, Selection};
 use super::dedup::Key;
-use super::message::{Body, Delivery, DeliveryId, Digest, MAX_ROWS, Notice};
-use super::pace::{BURST, Pace};
+use super::message::{Alert, Body, Delivery, DeliveryId, Digest, MAX_ROWS, Notice};
+use super::pace::{BURST, Pace, later};
+use super::rows::{Changed, Row, Table, Unreadable, decode, encode};
 
 /// How many messages may wait, the one on its way included.
 pub const MAX_MESSAGES: usize = 10_000;
@@ -43,8 +50,16 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(1);
 /// How long a message waits at most before it is folded into a digest.
 const MAX_WAIT: SignedDuration = SignedDuration::from_mins(5);
 
+/// How long a message about something old is held for others like it.
+const HELD: SignedDuration = SignedDuration::from_secs(5);
+
+/// How many alerts may wait; they are few, and a newer one says more.
+const MAX_ALERTS: usize = 16;
+
 /// A message's number in order of arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub(super) struct MessageId(pub(super) u64);
 
 /// How an attempt to post ended.
@@ -90,18 +105,35 @@ pub(super) struct Fate {
     pub(super) told: Option<u64>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Message {
+    #[serde(skip)]
     id: MessageId,
     key: Key,
     queued: Timestamp,
+    /// It was about something old when it was queued, and waits until then.
+    held: Option<Timestamp>,
     notice: Notice,
 }
 
+impl Message {
+    /// Whether it tells of something that is no news any more.
+    fn is_old(&self, now: Timestamp, max_age: SignedDuration) -> bool {
+        self.held.is_some() || is_old(&self.notice, now, max_age)
+    }
+}
+
+fn is_old(notice: &Notice, now: Timestamp, max_age: SignedDuration) -> bool {
+    notice
+        .time
+        .is_some_and(|time| now.duration_since(time.at) > max_age)
+}
+
 /// The attempt under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Flight {
     id: DeliveryId,
+    alert: Option<Alert>,
     messages: VecDeque<Message>,
     /// What each message's count was when it was handed out.
     shown: Vec<u64>,
@@ -120,12 +152,24 @@ pub struct Counts {
     pub dropped: u64,
     /// Events that found the queue full.
     pub overflowed: u64,
+    /// Dead letters that newer ones pushed out.
+    pub evicted_dead: u64,
+}
+
+/// All that is single, as it is stored; what is under way waits again in it.
+#[derive(Serialize, Deserialize)]
+struct Rest<P> {
+    next_message: u64,
+    overflow: u64,
+    pace: P,
+    alerts: Vec<Alert>,
 }
 
 /// The queue and its pace.
 #[derive(Debug)]
 pub(super) struct Outbox {
     waiting: VecDeque<Message>,
+    alerts: VecDeque<Alert>,
     /// Events since the last digest that found the queue full.
     overflow: u64,
     flight: Option<Flight>,
@@ -134,12 +178,17 @@ pub(super) struct Outbox {
     next_message: u64,
     next_delivery: u64,
     counts: Counts,
+    max_age: SignedDuration,
+    dead: DeadLetters,
+    changed: Changed<MessageId>,
+    rest_changed: bool,
 }
 
 impl Outbox {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(max_age: SignedDuration, seed: u64) -> Self {
         Self {
             waiting: VecDeque::new(),
+            alerts: VecDeque::new(),
             overflow: 0,
             flight: None,
             pace: Pace::new(seed),
@@ -147,7 +196,24 @@ impl Outbox {
             next_message: 0,
             next_delivery: 0,
             counts: Counts::default(),
+            max_age,
+            dead: DeadLetters::default(),
+            changed: Changed::default(),
+            rest_changed: false,
         }
+    }
+
+    pub(super) fn set_max_age(&mut self, max_age: SignedDuration) {
+        self.max_age = max_age;
+    }
+
+    /// Tells something about the notifier itself, before all that waits.
+    pub(super) fn handle_alert(&mut self, alert: Alert) {
+        if self.alerts.len() >= MAX_ALERTS {
+            self.alerts.pop_front();
+        }
+        self.alerts.push_back(alert);
+        self.rest_changed = true;
     }
 
     /// Messages that are not told yet, the one on its way included.
@@ -172,7 +238,42 @@ impl Outbox {
     }
 
     pub(super) fn counts(&self) -> Counts {
-        self.counts
+        Counts {
+            evicted_dead: self.dead.evicted(),
+            ..self.counts
+        }
+    }
+
+    pub(super) fn has_alerts(&self) -> bool {
+        let flying = self.flight.as_ref().and_then(|f| f.alert.as_ref());
+        flying.is_some() || !self.alerts.is_empty()
+    }
+
+    pub(super) fn dead_letters(&self) -> impl ExactSizeIterator<Item = &DeadLetter> {
+        self.dead.iter()
+    }
+
+    /// Drops dead letters; how many.
+    pub(super) fn drop_dead(&mut self, selection: &Selection) -> usize {
+        self.dead.take(selection, usize::MAX).len()
+    }
+
+    /// Queues dead letters again, as many as there is room for; their keys and
+    /// new numbers.
+    pub(super) fn retry_dead(
+        &mut self,
+        selection: &Selection,
+        now: Timestamp,
+    ) -> Vec<(Key, MessageId)> {
+        let room = MAX_MESSAGES.saturating_sub(self.len());
+        let letters = self.dead.take(selection, room);
+        letters
+            .into_iter()
+            .filter_map(|letter| {
+                let id = self.handle_post(letter.key.clone(), letter.notice, now)?;
+                Some((letter.key, id))
+            })
+            .collect()
     }
 
     /// From now on all that waits leaves together.
@@ -190,14 +291,17 @@ impl Outbox {
         if self.len() >= MAX_MESSAGES {
             self.overflow += 1;
             self.counts.overflowed += 1;
+            self.rest_changed = true;
             return None;
         }
         let id = MessageId(self.next_message);
         self.next_message += 1;
+        self.changed.note(|| id);
         self.waiting.push_back(Message {
             id,
             key,
             queued: now,
+            held: is_old(&notice, now, self.max_age).then(|| later(now, HELD)),
             notice,
         });
         Some(id)
@@ -217,6 +321,7 @@ impl Outbox {
         match found {
             Some(message) => {
                 message.notice.count += 1;
+                self.changed.note(|| id);
                 true
             }
             None => false,
@@ -226,55 +331,91 @@ impl Outbox {
     /// When [`Outbox::poll_delivery`] has the next message, if nothing else
     /// happens; none while nothing waits or one is on its way.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
-        let idle = self.waiting.is_empty() && self.overflow == 0;
-        (!idle && self.flight.is_none()).then(|| self.pace.ready_at())
+        if self.flight.is_some() {
+            return None;
+        }
+        let ready = self.pace.ready_at();
+        if self.draining || self.overflow > 0 || !self.alerts.is_empty() {
+            let idle = self.waiting.is_empty() && self.overflow == 0 && self.alerts.is_empty();
+            return (!idle).then_some(ready);
+        }
+        let free = |message: &Message| message.held.unwrap_or(Timestamp::MIN);
+        let first = self.waiting.iter().map(free).min()?;
+        Some(ready.max(first))
+    }
+
+    /// Whether [`Outbox::poll_delivery`] has a message now.
+    pub(super) fn is_due(&mut self, now: Timestamp) -> bool {
+        self.pace.handle_now(now);
+        self.next_due().is_some_and(|due| due <= now)
     }
 
     /// The message to post now. Its outcome must come back before the next.
     pub(super) fn poll_delivery(&mut self, now: Timestamp) -> Option<Delivery> {
-        self.pace.handle_now(now);
-        if self.next_due()? > now {
+        if !self.is_due(now) {
             return None;
         }
-        self.pace.handle_attempt(now);
         let id = DeliveryId(self.next_delivery);
-        self.next_delivery += 1;
-
-        let (flight, body) = if self.must_fold(now) {
-            let (messages, overflow) = (
-                std::mem::take(&mut self.waiting),
-                std::mem::take(&mut self.overflow),
-            );
-            let (digest, listed) = fold(&messages, overflow);
-            (
-                Flight::new(id, messages, listed, overflow),
-                Body::Digest(digest),
-            )
+        let (flight, body) = if let Some(alert) = self.alerts.pop_front() {
+            (Flight::alert(id, alert.clone()), Body::Alert(alert))
+        } else if self.must_fold(now) {
+            let waiting = std::mem::take(&mut self.waiting);
+            self.digest(id, waiting)
         } else {
-            let message = self.waiting.pop_front()?;
-            let notice = message.notice.clone();
-            let listed = HashSet::from([message.key.clone()]);
-            (
-                Flight::new(id, [message].into(), listed, 0),
-                Body::Notice(Box::new(notice)),
-            )
+            let due =
+                |message: &Message| self.draining || message.held.is_none_or(|held| held <= now);
+            let at = self.waiting.iter().position(due)?;
+            if self.waiting.get(at)?.is_old(now, self.max_age) {
+                let old;
+                (old, self.waiting) = std::mem::take(&mut self.waiting)
+                    .into_iter()
+                    .partition(|message| message.is_old(now, self.max_age));
+                self.digest(id, old)
+            } else {
+                let message = self.waiting.remove(at)?;
+                let notice = message.notice.clone();
+                let listed = HashSet::from([message.key.clone()]);
+                (
+                    Flight::new(id, [message].into(), listed, 0),
+                    Body::Notice(Box::new(notice)),
+                )
+            }
         };
+        self.pace.handle_attempt(now);
+        self.next_delivery += 1;
+        self.rest_changed = true;
         self.flight = Some(flight);
         Some(Delivery { id, body })
     }
 
+    /// One delivery of many messages, and of all that found no room.
+    fn digest(&mut self, id: DeliveryId, messages: VecDeque<Message>) -> (Flight, Body) {
+        let overflow = std::mem::take(&mut self.overflow);
+        let (digest, listed) = fold(&messages, overflow);
+        (
+            Flight::new(id, messages, listed, overflow),
+            Body::Digest(digest),
+        )
+    }
+
+    /// Whether all that waits leaves together. What is old is no reason for that.
     fn must_fold(&self, now: Timestamp) -> bool {
         if self.overflow > 0 {
             return true;
         }
-        let Some(oldest) = self.waiting.front() else {
+        if self.draining {
+            return self.waiting.len() > 1;
+        }
+        let mut fresh = self
+            .waiting
+            .iter()
+            .filter(|message| !message.is_old(now, self.max_age));
+        let Some(oldest) = fresh.next() else {
             return false;
         };
         let waited = now.duration_since(oldest.queued);
-        self.waiting.len() > 1
-            && (self.draining
-                || waited > MAX_WAIT
-                || (self.waiting.len() > BACKLOG && waited >= PATIENCE))
+        let others = fresh.take(BACKLOG).count();
+        others > 0 && (waited > MAX_WAIT || (others >= BACKLOG && waited >= PATIENCE))
     }
 
     /// Takes the outcome of the attempt under way: what it meant, and the fates
@@ -288,17 +429,29 @@ impl Outbox {
         self.pace.handle_now(now);
         let flight = self.flight.take_if(|flight| flight.id == id)?;
         let events = flight.events;
+        self.rest_changed = true;
         match outcome {
             Outcome::Accepted => {
                 self.pace.handle_accepted();
                 if flight.messages.len() > 1 {
                     self.counts.folded += flight.messages.len() as u64;
                 }
+                self.note(&flight);
                 Some((Settled::Told { events }, flight.into_fates(true)))
             }
-            Outcome::Final(_) => {
+            Outcome::Final(status) => {
                 self.pace.handle_accepted();
                 self.counts.dropped += flight.messages.len() as u64;
+                self.note(&flight);
+                for message in &flight.messages {
+                    self.dead.push(DeadLetter {
+                        id: message.id.0,
+                        refused_at: now,
+                        status,
+                        key: message.key.clone(),
+                        notice: message.notice.clone(),
+                    });
+                }
                 Some((Settled::Dropped { events }, flight.into_fates(false)))
             }
             Outcome::RetryAfter(_) | Outcome::Retry => {
@@ -306,26 +459,119 @@ impl Outbox {
                     Outcome::RetryAfter(wait) => self.pace.handle_retry_after(wait, now),
                     _ => self.pace.handle_failure(now),
                 }
-                let Flight {
-                    mut messages,
-                    overflow,
-                    ..
-                } = flight;
-                messages.append(&mut self.waiting);
-                self.waiting = messages;
-                self.overflow += overflow;
-                Some((
-                    Settled::Again {
-                        at: self.pace.ready_at(),
-                    },
-                    Vec::new(),
-                ))
+                self.wait_again(flight);
+                let at = self.pace.ready_at();
+                Some((Settled::Again { at }, Vec::new()))
             }
+        }
+    }
+
+    /// Puts what was under way back into its old places.
+    fn wait_again(&mut self, flight: Flight) {
+        self.waiting.extend(flight.messages);
+        self.waiting
+            .make_contiguous()
+            .sort_by_key(|message| message.id);
+        self.overflow += flight.overflow;
+        if let Some(alert) = flight.alert {
+            self.alerts.push_front(alert);
+        }
+    }
+
+    fn note(&mut self, flight: &Flight) {
+        for message in &flight.messages {
+            self.changed.note(|| message.id);
         }
     }
 }
 
+/// What is stored of it, and taken back.
+impl Outbox {
+    pub(super) fn track(&mut self) {
+        self.changed.track();
+        self.dead.track();
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        self.rest_changed || !self.changed.is_empty() || !self.dead.changed().is_empty()
+    }
+
+    pub(super) fn lost_track(&self) -> bool {
+        self.changed.is_all() || self.dead.changed().is_all()
+    }
+
+    /// The rows that changed, or all. What is under way is stored as waiting:
+    /// after a crash nobody knows what became of it.
+    pub(super) fn rows(&mut self, whole: bool, out: &mut Vec<Row>) {
+        self.dead.rows(whole, out);
+        let mut changed = self.changed.take();
+        let flight = self.flight.as_ref();
+        let row = |id: MessageId, value| Row {
+            table: Table::Outbox,
+            key: id.0.to_be_bytes().to_vec(),
+            value,
+        };
+        for message in flight.iter().flat_map(|f| &f.messages).chain(&self.waiting) {
+            if changed.remove(&message.id) || whole {
+                out.push(row(message.id, Some(encode(message))));
+            }
+        }
+        if !whole {
+            out.extend(changed.into_iter().map(|id| row(id, None)));
+        }
+        let alerts = flight.and_then(|f| f.alert.clone());
+        let rest = Rest {
+            next_message: self.next_message,
+            overflow: self.overflow + flight.map_or(0, |f| f.overflow),
+            pace: &self.pace,
+            alerts: alerts.into_iter().chain(self.alerts.clone()).collect(),
+        };
+        out.push(Row {
+            table: Table::Rest,
+            key: Vec::new(),
+            value: Some(encode(&rest)),
+        });
+        self.rest_changed = false;
+    }
+
+    /// Takes back a stored row; rows of a table come in the order of their keys.
+    pub(super) fn restore(
+        &mut self,
+        table: Table,
+        key: &[u8],
+        value: &[u8],
+        seed: u64,
+    ) -> Result<(), Unreadable> {
+        match table {
+            Table::Outbox => {
+                let id = key.try_into().map_err(|_| Unreadable(table))?;
+                let mut message: Message = decode(table, value)?;
+                message.id = MessageId(u64::from_be_bytes(id));
+                self.next_message = self.next_message.max(message.id.0 + 1);
+                self.waiting.push_back(message);
+            }
+            Table::DeadLetters => self.dead.restore(key, value)?,
+            _ => {
+                let rest: Rest<Pace> = decode(table, value)?;
+                self.next_message = self.next_message.max(rest.next_message);
+                self.overflow = rest.overflow;
+                self.pace = rest.pace.restored(seed);
+                self.alerts.extend(rest.alerts.into_iter().take(MAX_ALERTS));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Flight {
+    fn alert(id: DeliveryId, alert: Alert) -> Self {
+        Self {
+            id,
+            alert: Some(alert),
+            ..Self::default()
+        }
+    }
+
     fn new(
         id: DeliveryId,
         messages: VecDeque<Message>,
@@ -339,6 +585,7 @@ impl Flight {
         let events = shown.iter().sum::<u64>() + overflow;
         Self {
             id,
+            alert: None,
             messages,
             shown,
             listed,

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// Messages that may leave at once after a quiet time.
 pub const BURST: usize = 5;
@@ -32,7 +33,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// Every attempt counts, accepted or not: it reached Slack either way.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Pace {
     /// The token bucket as one time: when it will be full again.
     full_at: Timestamp,
@@ -44,6 +45,7 @@ pub(super) struct Pace {
     failures: u32,
     /// The latest `now` seen.
     seen: Timestamp,
+    #[serde(skip)]
     random: fastrand::Rng,
 }
 
@@ -58,6 +60,13 @@ impl Pace {
             seen: Timestamp::MIN,
             random: fastrand::Rng::with_seed(seed),
         }
+    }
+
+    /// Goes on with what was stored.
+    pub(super) fn restored(mut self, seed: u64) -> Self {
+        self.random.seed(seed);
+        self.recent.truncate(PER_MINUTE);
+        self
     }
 
     /// The earliest time at which an attempt may be made.

@@ -75,6 +75,7 @@ impl World {
             let rows = match body {
                 Body::Notice(notice) => std::slice::from_ref(&**notice),
                 Body::Digest(digest) => &digest.rows,
+                Body::Alert(_) => &[],
             };
             for row in rows {
                 *listed.entry(row.ip.unwrap().to_string()).or_insert(0) += 1;
@@ -89,6 +90,7 @@ impl World {
             .map(|(_, body)| match body {
                 Body::Notice(notice) => notice.count,
                 Body::Digest(digest) => digest.events(),
+                Body::Alert(_) => 0,
             })
             .sum()
     }
@@ -437,7 +439,7 @@ fn reload_changes_classes_and_window() {
     world.policy.reload(Settings {
         classes,
         dedup_window,
-        post_refused: false,
+        ..Settings::default()
     });
     assert_eq!(world.activate("192.168.1.9", "Office 2019"), Dedup::Post);
     let Body::Notice(notice) = &world.sent[1].1 else {

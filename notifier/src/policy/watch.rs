@@ -23,13 +23,13 @@ const RISE: u128 = 2;
 
 /// Something an operator should look at, or need not any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Alert {
+pub enum Finding {
     /// No line came for the configured time.
     Silent {
         /// When the last one came, or the watch began.
         since: Timestamp,
     },
-    /// Lines come again, after [`Alert::Silent`].
+    /// Lines come again, after [`Finding::Silent`].
     Heard {
         /// How long none came.
         after: Duration,
@@ -133,14 +133,14 @@ impl Watch {
     }
 
     /// What is to be told now; ask until there is nothing.
-    pub fn poll(&mut self, now: Timestamp) -> Option<Alert> {
+    pub fn poll(&mut self, now: Timestamp) -> Option<Finding> {
         if let Some(after) = self.heard.take() {
-            return Some(Alert::Heard { after });
+            return Some(Finding::Heard { after });
         }
         if self.drift == Drift::Noticed {
             self.drift = Drift::Told;
             let Lines { all, unrecognised } = self.since_start;
-            return Some(Alert::Drift {
+            return Some(Finding::Drift {
                 unrecognised,
                 lines: all,
             });
@@ -152,7 +152,7 @@ impl Watch {
         }
         let since = self.last_line;
         self.silent_since = Some(since);
-        Some(Alert::Silent { since })
+        Some(Finding::Silent { since })
     }
 
     /// When [`Watch::poll`] has something if no line comes; none if never. Ask
@@ -203,7 +203,7 @@ mod tests {
         Watch::new(Some(Duration::from_secs(silence)), at(0))
     }
 
-    fn alerts(watch: &mut Watch, now: i64) -> Vec<Alert> {
+    fn alerts(watch: &mut Watch, now: i64) -> Vec<Finding> {
         std::iter::from_fn(|| watch.poll(at(now))).collect()
     }
 
@@ -213,7 +213,7 @@ mod tests {
         watch.handle_lines(3, 0, at(10));
         assert_eq!(watch.next_due(), Some(at(130)));
         assert_eq!(alerts(&mut watch, 129), []);
-        assert_eq!(alerts(&mut watch, 130), [Alert::Silent { since: at(10) }]);
+        assert_eq!(alerts(&mut watch, 130), [Finding::Silent { since: at(10) }]);
         assert!(watch.is_silent() && watch.next_due().is_none());
         assert_eq!(alerts(&mut watch, 900), []);
         // Kept over a restart.
@@ -222,7 +222,7 @@ mod tests {
         watch.handle_restart(at(950));
         watch.handle_lines(1, 0, at(1000));
         let after = Duration::from_secs(990);
-        assert_eq!(alerts(&mut watch, 1000), [Alert::Heard { after }]);
+        assert_eq!(alerts(&mut watch, 1000), [Finding::Heard { after }]);
         assert!(!watch.is_silent());
         assert_eq!(alerts(&mut watch, 1119), []);
         assert_eq!(alerts(&mut watch, 1120).len(), 1);
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_log_that_never_says_anything_is_silent_too() {
         let mut watch = watch(60);
-        assert_eq!(alerts(&mut watch, 60), [Alert::Silent { since: at(0) }]);
+        assert_eq!(alerts(&mut watch, 60), [Finding::Silent { since: at(0) }]);
         let mut off = Watch::new(None, at(0));
         assert_eq!(
             (alerts(&mut off, 1_000_000), off.next_due()),
@@ -258,7 +258,7 @@ mod tests {
         watch.handle_lines(300, 19, at(2));
         assert_eq!(alerts(&mut watch, 2), []);
         watch.handle_lines(50, 1, at(3));
-        let drift = Alert::Drift {
+        let drift = Finding::Drift {
             unrecognised: 20,
             lines: 350,
         };
@@ -306,7 +306,7 @@ mod tests {
             for (wait, line) in steps {
                 now += wait;
                 for alert in alerts(&mut watch, now) {
-                    prop_assert_eq!(&alert, &Alert::Silent { since: at(last_line) });
+                    prop_assert_eq!(&alert, &Finding::Silent { since: at(last_line) });
                     prop_assert!(!std::mem::replace(&mut silent, true));
                 }
                 prop_assert_eq!(silent, now - last_line >= 60);

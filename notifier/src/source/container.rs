@@ -14,7 +14,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::RawLine;
 use super::syslog::{self, rfc3339, word};
@@ -42,7 +42,7 @@ pub enum Format {
 }
 
 /// The form that a log turned out to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Form {
     /// See [`Format::Plain`].
     Plain,
@@ -99,8 +99,9 @@ pub struct Message<'a> {
     pub cut: bool,
 }
 
-/// Takes the wrapper off the lines of one generation of a log.
-#[derive(Debug)]
+/// Takes the wrapper off the lines of one generation of a log. It can be stored,
+/// to go on in the next line.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Unwrapper {
     state: State,
     max_text: usize,
@@ -108,7 +109,7 @@ pub struct Unwrapper {
     parts: [Parts; 2],
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum State {
     Unknown,
     /// Recognised; so many more lines must agree.
@@ -142,7 +143,7 @@ struct Entry<'a> {
 }
 
 /// What was there of a line so far.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Parts {
     /// The first part's stamp; `None` when no line is under way.
     time: Option<EventTime>,
@@ -168,6 +169,20 @@ impl Unwrapper {
             state,
             max_text,
             parts: Default::default(),
+        }
+    }
+
+    /// Goes on with what was stored, as it is configured now.
+    #[must_use]
+    pub fn resume(self, format: Format, max_text: usize) -> Self {
+        let state = match format {
+            Format::Auto => self.state,
+            configured => Self::new(configured, None, max_text).state,
+        };
+        Self {
+            state,
+            max_text,
+            ..self
         }
     }
 

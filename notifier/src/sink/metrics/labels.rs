@@ -76,16 +76,25 @@ pub enum Evicted {
     CutLine,
     /// A message that found the outbox full and lives on in a digest's count.
     Message,
+    /// A message that was refused for good, pushed out by newer ones.
+    DeadLetter,
+    /// An event that may be told twice after a crash.
+    KnownEvent,
+    /// An unfinished request that another version had stored.
+    StoredRequest,
 }
 
 impl Evicted {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Connection,
         Self::Block,
         Self::WaitingEvent,
         Self::DedupKey,
         Self::CutLine,
         Self::Message,
+        Self::DeadLetter,
+        Self::KnownEvent,
+        Self::StoredRequest,
     ];
 
     /// The value of the label `what`.
@@ -98,6 +107,9 @@ impl Evicted {
             Self::DedupKey => "dedup_key",
             Self::CutLine => "cut_line",
             Self::Message => "message",
+            Self::DeadLetter => "dead_letter",
+            Self::KnownEvent => "known_event",
+            Self::StoredRequest => "stored_request",
         }
     }
 }
@@ -216,6 +228,11 @@ pub(super) struct What {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct Delivery {
     pub(super) sink: &'static str,
+    pub(super) outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct Result {
     pub(super) outcome: &'static str,
 }
 

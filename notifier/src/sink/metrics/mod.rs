@@ -5,6 +5,7 @@
 //! the HTTP server asks for the text.
 
 mod labels;
+mod state;
 mod text;
 
 use std::fmt;
@@ -24,6 +25,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::event::{Attribution, Dedup, Event, Kind};
 use crate::source::Rotation;
+
+use state::StateMetrics;
 
 pub use labels::{Evicted, Outcome, Sink};
 pub use text::Format;
@@ -70,12 +73,15 @@ struct Inner {
     notifications: Family<labels::Delivery, Counter>,
     outbox: Gauge<u64, AtomicU64>,
     notification_seconds: Histogram,
+    dead_letters: Gauge<u64, AtomicU64>,
+    state: StateMetrics,
     lines: Family<labels::LogClass, Counter>,
     bytes: Family<labels::Log, Counter>,
     lag: Family<labels::Log, Gauge<u64, AtomicU64>>,
     last_line: Family<labels::Log, Gauge<f64, AtomicU64>>,
     suspect_lines: Family<labels::Log, Counter>,
     rotations: Family<labels::LogKind, Counter>,
+    gaps: Family<labels::Log, Counter>,
 }
 
 impl Metrics {
@@ -137,6 +143,12 @@ impl Metrics {
                 );
                 histogram
             },
+            dead_letters: add(
+                &mut registry,
+                "kms_notifier_dead_letters",
+                "Messages refused for good and kept",
+            ),
+            state: StateMetrics::new(&mut registry),
             lines: add(
                 &mut registry,
                 "kms_notifier_lines",
@@ -169,6 +181,11 @@ impl Metrics {
                 &mut registry,
                 "kms_notifier_log_rotations",
                 "Rotations of the log noticed",
+            ),
+            gaps: add(
+                &mut registry,
+                "kms_notifier_log_gaps",
+                "Places where lines may be missing that were written while nobody read",
             ),
             product: setup.product,
             registry: {
@@ -216,6 +233,7 @@ impl Metrics {
             log.bytes(0);
             log.set_lag(0);
             log.suspect_lines(0);
+            log.gaps(0);
             for kind in [Rotation::Rename, Rotation::Truncate] {
                 drop(inner.rotations.get_or_create(&log.kind(kind)));
             }
@@ -260,7 +278,7 @@ impl Metrics {
                         .inc();
                 }
                 if let Some(time) = event.time {
-                    inner.last_activation.set(time.at);
+                    inner.last_activation.set(seconds(time.at));
                 }
             }
             Kind::Refused => {
@@ -312,6 +330,22 @@ impl Metrics {
     /// Says how many messages are not yet delivered.
     pub fn outbox(&self, messages: u64) {
         self.0.outbox.set(messages);
+    }
+
+    /// Says how many messages were refused for good and are kept.
+    pub fn dead_letters(&self, messages: u64) {
+        self.0.dead_letters.set(messages);
+    }
+
+    /// Says how a save of the state went: whether it is on the disk, how long
+    /// that took, and how large the file is in bytes.
+    pub fn state_saved(&self, written: bool, took: Duration, size: u64) {
+        self.0.state.saved(written, took, size);
+    }
+
+    /// Counts a state that was unreadable and set aside.
+    pub fn state_set_aside(&self, n: u64) {
+        self.0.state.set_aside(n);
     }
 
     /// Says how long one attempt to deliver a message took, from its start to
@@ -392,6 +426,11 @@ impl LogMetrics {
             .inc_by(n);
     }
 
+    /// Counts places where lines may be missing.
+    pub fn gaps(&self, n: u64) {
+        self.metrics.0.gaps.get_or_create(&self.label()).inc_by(n);
+    }
+
     /// Counts a rotation.
     pub fn rotation(&self, kind: Rotation) {
         self.metrics
@@ -457,8 +496,8 @@ impl Default for LateGauge {
 }
 
 impl LateGauge {
-    fn set(&self, at: Timestamp) {
-        self.0.set(seconds(at));
+    fn set(&self, value: f64) {
+        self.0.set(value);
     }
 }
 

@@ -96,11 +96,15 @@ fn what_exists_from_the_start() {
     kms_notifier_build_info{version="1.2.3",revision="abc\"def"} 1
     kms_notifier_bytes_total{log="kms"} 0
     kms_notifier_bytes_total{log="stdin"} 0
+    kms_notifier_dead_letters 0
     kms_notifier_evictions_total{what="block"} 0
     kms_notifier_evictions_total{what="connection"} 0
     kms_notifier_evictions_total{what="cut_line"} 0
+    kms_notifier_evictions_total{what="dead_letter"} 0
     kms_notifier_evictions_total{what="dedup_key"} 0
+    kms_notifier_evictions_total{what="known_event"} 0
     kms_notifier_evictions_total{what="message"} 0
+    kms_notifier_evictions_total{what="stored_request"} 0
     kms_notifier_evictions_total{what="waiting_event"} 0
     kms_notifier_lag_bytes{log="kms"} 0
     kms_notifier_lag_bytes{log="stdin"} 0
@@ -108,6 +112,8 @@ fn what_exists_from_the_start() {
     kms_notifier_lines_total{log="kms",class="unrecognised"} 0
     kms_notifier_lines_total{log="stdin",class="accepted"} 0
     kms_notifier_lines_total{log="stdin",class="unrecognised"} 0
+    kms_notifier_log_gaps_total{log="kms"} 0
+    kms_notifier_log_gaps_total{log="stdin"} 0
     kms_notifier_log_rotations_total{log="kms",kind="rename"} 0
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 0
     kms_notifier_log_rotations_total{log="stdin",kind="rename"} 0
@@ -132,6 +138,21 @@ fn what_exists_from_the_start() {
     kms_notifier_notifications_total{sink="slack",outcome="failed"} 0
     kms_notifier_notifications_total{sink="slack",outcome="retried"} 0
     kms_notifier_outbox_messages 0
+    kms_notifier_state_save_seconds_bucket{le="+Inf"} 0
+    kms_notifier_state_save_seconds_bucket{le="0.001"} 0
+    kms_notifier_state_save_seconds_bucket{le="0.0025"} 0
+    kms_notifier_state_save_seconds_bucket{le="0.005"} 0
+    kms_notifier_state_save_seconds_bucket{le="0.01"} 0
+    kms_notifier_state_save_seconds_bucket{le="0.025"} 0
+    kms_notifier_state_save_seconds_bucket{le="0.1"} 0
+    kms_notifier_state_save_seconds_bucket{le="0.5"} 0
+    kms_notifier_state_save_seconds_bucket{le="2.5"} 0
+    kms_notifier_state_save_seconds_count 0
+    kms_notifier_state_save_seconds_sum 0.0
+    kms_notifier_state_saves_total{outcome="failed"} 0
+    kms_notifier_state_saves_total{outcome="saved"} 0
+    kms_notifier_state_set_aside_total 0
+    kms_notifier_state_size_bytes 0
     kms_notifier_suspect_lines_total{log="kms"} 0
     kms_notifier_suspect_lines_total{log="stdin"} 0
     kms_slack_notifier_up 1
@@ -183,6 +204,7 @@ fn events_are_counted_by_what_they_are() {
     kms_notifier_attributions_total{attribution="exact"} 3
     kms_notifier_build_info{version="1.2.3",revision="abc\"def"} 1
     kms_notifier_notification_seconds_sum 0.0
+    kms_notifier_state_save_seconds_sum 0.0
     kms_refusals_total{product="protected",hresult="0xC004F042"} 1
     kms_refusals_total{product="protected",hresult="other"} 1
     kms_refusals_total{product="protected",hresult="unknown"} 1
@@ -312,6 +334,17 @@ fn the_whole_classic_text() {
     kms_notifier_notification_seconds_bucket{le="30.0"} 1
     kms_notifier_notification_seconds_bucket{le="60.0"} 1
     kms_notifier_notification_seconds_bucket{le="+Inf"} 2
+    # HELP kms_notifier_dead_letters Messages refused for good and kept.
+    # TYPE kms_notifier_dead_letters gauge
+    # HELP kms_notifier_state_saves_total Saves of the state by their outcome.
+    # TYPE kms_notifier_state_saves_total counter
+    # HELP kms_notifier_state_save_seconds Duration of one save of the state, to the disk.
+    # TYPE kms_notifier_state_save_seconds histogram
+    kms_notifier_state_save_seconds_sum 0.0
+    # HELP kms_notifier_state_size_bytes Size of the state's file.
+    # TYPE kms_notifier_state_size_bytes gauge
+    # HELP kms_notifier_state_set_aside_total States that were unreadable and were set aside.
+    # TYPE kms_notifier_state_set_aside_total counter
     # HELP kms_notifier_lines_total Log lines by what they were.
     # TYPE kms_notifier_lines_total counter
     kms_notifier_lines_total{log="kms",class="accepted"} 5
@@ -330,6 +363,8 @@ fn the_whole_classic_text() {
     # HELP kms_notifier_log_rotations_total Rotations of the log noticed.
     # TYPE kms_notifier_log_rotations_total counter
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 1
+    # HELP kms_notifier_log_gaps_total Places where lines may be missing that were written while nobody read.
+    # TYPE kms_notifier_log_gaps_total counter
     # HELP kms_slack_notifier_up 1 while it runs.
     # TYPE kms_slack_notifier_up gauge
     kms_slack_notifier_up 1

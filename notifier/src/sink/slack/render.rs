@@ -78,6 +78,11 @@ pub fn render(body: &Body, now: Timestamp, style: &Style) -> Payload {
     let payload = match body {
         Body::Notice(notice) => render_notice(notice, now),
         Body::Digest(digest) => render_digest(digest, now),
+        Body::Alert(alert) => {
+            let mut payload = Payload::new(&alert.title, &alert.title);
+            payload.push_lines([Text::new(&alert.text)]);
+            payload
+        }
     };
     dress(payload, style)
 }

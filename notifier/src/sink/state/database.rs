@@ -1,0 +1,253 @@
+//! The database itself: redb, its tables and its errors.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{
+    Builder, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageError,
+    TableDefinition, TableError, TableHandle as _,
+};
+
+use super::SCHEMA;
+use crate::policy::rows::{Changes, Stored, Table};
+
+type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// Holds one number, the version of the schema; it never changes its own layout.
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const SCHEMA_KEY: &str = "schema";
+
+/// By name, what is kept of each log.
+const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs");
+
+/// Memory for pages; the state is a few hundred KiB, and read once.
+const CACHE: usize = 4 << 20;
+
+pub(super) fn rows(table: Table) -> Rows {
+    TableDefinition::new(match table {
+        Table::Window => "window",
+        Table::Outbox => "outbox",
+        Table::DeadLetters => "dead_letters",
+        Table::Known => "known",
+        Table::Rest => "rest",
+    })
+}
+
+/// What is wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// Another process has it.
+    #[error("another process has it open")]
+    InUse,
+    /// A later version wrote it.
+    #[error("its layout {0} is newer than {SCHEMA}")]
+    Newer(u64),
+    /// Its directory does not exist, or it is one.
+    #[error("{0}")]
+    NoPlace(io::Error),
+    /// What is in the file is not the state.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The disk is full, read-only, or broken.
+    #[error("{0}")]
+    Unwritable(String),
+}
+
+impl From<redb::Error> for Fault {
+    fn from(error: redb::Error) -> Self {
+        use io::ErrorKind::{InvalidData, IsADirectory, NotFound, UnexpectedEof};
+        match error {
+            redb::Error::DatabaseAlreadyOpen => Self::InUse,
+            redb::Error::Io(error) => match error.kind() {
+                InvalidData | UnexpectedEof => Self::Unreadable(error.to_string()),
+                NotFound | IsADirectory => Self::NoPlace(error),
+                _ => Self::Unwritable(error.to_string()),
+            },
+            redb::Error::PreviousIo
+            | redb::Error::DatabaseClosed
+            | redb::Error::LockPoisoned(_) => Self::Unwritable(error.to_string()),
+            error => Self::Unreadable(error.to_string()),
+        }
+    }
+}
+
+macro_rules! fault_from {
+    ($($error:ty),*) => {$(
+        impl From<$error> for Fault {
+            fn from(error: $error) -> Self {
+                redb::Error::from(error).into()
+            }
+        }
+    )*};
+}
+fault_from!(
+    DatabaseError,
+    StorageError,
+    TableError,
+    redb::TransactionError,
+    redb::CommitError,
+    redb::CompactionError
+);
+
+/// All that is stored.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) policy: Stored,
+    pub(super) logs: Vec<(String, Vec<u8>)>,
+}
+
+/// An open database with the schema of this version.
+pub(super) struct Database {
+    path: PathBuf,
+    inner: redb::Database,
+}
+
+impl Database {
+    /// Opens or makes it. With `reset` it is emptied first, whatever it holds.
+    pub(super) fn open(path: &Path, reset: bool) -> Result<Self, Fault> {
+        let mut builder = Builder::new();
+        builder.set_cache_size(CACHE);
+        let mut inner = builder.create(path);
+        if reset {
+            match inner.map_err(|error| Fault::from(redb::Error::from(error))) {
+                // Only the one who has it open may remove it.
+                Ok(_) | Err(Fault::Unreadable(_)) => {}
+                Err(fault) => return Err(fault),
+            }
+            std::fs::remove_file(path).map_err(|error| Fault::Unwritable(error.to_string()))?;
+            inner = builder.create(path);
+        }
+        let mut database = Self {
+            path: path.to_owned(),
+            inner: inner?,
+        };
+        // Its pages have checksums, its list of free pages has none: a wrong one
+        // would be noticed by overwriting what is in use.
+        database.inner.check_integrity()?;
+        database.check_schema()?;
+        Ok(database)
+    }
+
+    /// Reads a database that cannot be written.
+    pub(super) fn look(path: &Path) -> Result<Contents, Fault> {
+        let database = Builder::new().set_cache_size(CACHE).open_read_only(path)?;
+        let transaction = database.begin_read()?;
+        match schema(&transaction)? {
+            Some(SCHEMA) => contents(&transaction),
+            _ => Err(Fault::Unreadable("it has another layout".into())),
+        }
+    }
+
+    fn check_schema(&self) -> Result<(), Fault> {
+        let transaction = self.inner.begin_read()?;
+        match schema(&transaction)? {
+            Some(SCHEMA) => Ok(()),
+            Some(found) if found > SCHEMA => Err(Fault::Newer(found)),
+            None if transaction.list_tables()?.next().is_none() => {
+                let transaction = self.inner.begin_write()?;
+                transaction.open_table(META)?.insert(SCHEMA_KEY, SCHEMA)?;
+                transaction.open_table(LOGS)?;
+                for table in Table::ALL {
+                    transaction.open_table(rows(table))?;
+                }
+                Ok(transaction.commit()?)
+            }
+            _ => Err(Fault::Unreadable("it is another program's".into())),
+        }
+    }
+
+    pub(super) fn contents(&self) -> Result<Contents, Fault> {
+        contents(&self.inner.begin_read()?)
+    }
+
+    /// Writes rows and logs in one transaction that is on the disk at the end.
+    pub(super) fn write(
+        &self,
+        changes: &Changes,
+        logs: &HashMap<Arc<str>, Vec<u8>>,
+    ) -> Result<(), Fault> {
+        let transaction = self.inner.begin_write()?;
+        for table in Table::ALL {
+            let mut table_rows = changes
+                .rows
+                .iter()
+                .filter(|row| row.table == table)
+                .peekable();
+            if table_rows.peek().is_none() && !changes.whole {
+                continue;
+            }
+            if changes.whole {
+                transaction.delete_table(rows(table))?;
+            }
+            let mut stored = transaction.open_table(rows(table))?;
+            for row in table_rows {
+                match &row.value {
+                    Some(value) => stored.insert(&*row.key, &**value)?,
+                    None => stored.remove(&*row.key)?,
+                };
+            }
+        }
+        let mut stored = transaction.open_table(LOGS)?;
+        for (log, state) in logs {
+            stored.insert(&**log, &**state)?;
+        }
+        drop(stored);
+        Ok(transaction.commit()?)
+    }
+
+    /// Size of the file in bytes; 0 if the file system does not tell.
+    pub(super) fn size(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Makes the file as small as its contents.
+    pub(super) fn compact(&mut self) -> Result<(), Fault> {
+        self.inner.compact()?;
+        Ok(())
+    }
+
+    /// Forgets logs.
+    pub(super) fn forget(&self, logs: &[String]) -> Result<(), Fault> {
+        if logs.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.inner.begin_write()?;
+        let mut stored = transaction.open_table(LOGS)?;
+        for log in logs {
+            stored.remove(&**log)?;
+        }
+        drop(stored);
+        Ok(transaction.commit()?)
+    }
+}
+
+/// The schema's version; none if there is no such table.
+fn schema(transaction: &ReadTransaction) -> Result<Option<u64>, Fault> {
+    if !transaction
+        .list_tables()?
+        .any(|table| table.name() == META.name())
+    {
+        return Ok(None);
+    }
+    let version = transaction.open_table(META)?.get(SCHEMA_KEY)?;
+    Ok(version.map(|version| version.value()))
+}
+
+fn contents(transaction: &ReadTransaction) -> Result<Contents, Fault> {
+    let mut contents = Contents::default();
+    for table in Table::ALL {
+        for row in transaction.open_table(rows(table))?.iter()? {
+            let (key, value) = row?;
+            let row = (table, key.value().to_vec(), value.value().to_vec());
+            contents.policy.push(row);
+        }
+    }
+    for row in transaction.open_table(LOGS)?.iter()? {
+        let (name, state) = row?;
+        let row = (name.value().to_owned(), state.value().to_vec());
+        contents.logs.push(row);
+    }
+    Ok(contents)
+}
