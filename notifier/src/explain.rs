@@ -1,14 +1,14 @@
 //! Why one line of a log became what it became.
 
-use std::fs::File;
 use std::io::{self, Write};
+use std::path::Path;
 
 use kms_core::text::clean;
 
 use crate::config::{Explain, Replay, ReplayFormat};
 use crate::event::{Attribution, Event, EventId, IdMaker};
 use crate::line::{self, Class, Kind};
-use crate::replay::{READ_SIZE, ReplayError, feed, reader};
+use crate::replay::{READ_SIZE, ReplayError, feed, open, reader};
 use crate::sink::stdout;
 use crate::source::RawLine;
 use crate::source::splitter::LineSplitter;
@@ -22,6 +22,9 @@ pub enum ExplainError {
     /// The log cannot be read, or the answer not be written.
     #[error(transparent)]
     Replay(#[from] ReplayError),
+    /// The log is read several times, which only a file can be.
+    #[error("FILE -: standard input is read once, and this takes more; give a file")]
+    StandardInput,
     /// The log is shorter.
     #[error("LINE {line}: the log has only {lines} lines; give a smaller number")]
     NoSuchLine {
@@ -43,6 +46,9 @@ impl From<io::Error> for ExplainError {
 /// # Errors
 /// The log cannot be read, has no such line, or `out` cannot be written.
 pub fn explain(what: &Explain, out: &mut impl Write) -> Result<(), ExplainError> {
+    if what.file == Path::new("-") {
+        return Err(ExplainError::StandardInput);
+    }
     let replay = Replay {
         files: vec![what.file.clone()],
         joined: false,
@@ -158,7 +164,7 @@ fn scan(
         let path = what.file.display().to_string();
         ExplainError::Replay(ReplayError::Input { path, error })
     };
-    let mut file = File::open(&what.file).map_err(input)?;
+    let (mut file, _) = open(&what.file).map_err(input)?;
     let mut splitter = LineSplitter::new(0, what.reading.max_line, READ_SIZE);
     let mut ids: Option<IdMaker> = None;
     let mut lines = 0;

@@ -154,7 +154,7 @@ pub(crate) fn feed(
 }
 
 /// Opens a recording, `-` for standard input, and unpacks it if it is gzip.
-fn open(path: &Path) -> io::Result<(Box<dyn Read>, Option<SystemTime>)> {
+pub(crate) fn open(path: &Path) -> io::Result<(Box<dyn Read>, Option<SystemTime>)> {
     let (raw, modified): (Box<dyn Read>, _) = if path == Path::new("-") {
         (Box::new(io::stdin().lock()), None)
     } else {

@@ -196,15 +196,23 @@ impl Sidecar {
     /// # Panics
     /// When it never is.
     pub fn wait_for_sample(&self, series: &str, is: impl Fn(f64) -> bool) -> f64 {
-        // A scrape is the only way to see a metric, so this one has to poll.
-        const PAUSE: Duration = Duration::from_millis(10);
-        for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
-            match sample(&self.metrics(), series) {
-                Some(value) if is(value) => return value,
-                _ => thread::sleep(PAUSE),
-            }
-        }
-        panic!("{series} never became as wanted:\n{}", self.metrics());
+        let wanted = || sample(&self.metrics(), series).filter(|value| is(*value));
+        poll(wanted)
+            .unwrap_or_else(|| panic!("{series} never became as wanted:\n{}", self.metrics()))
+    }
+
+    /// Waits until `/readyz` says yes.
+    ///
+    /// # Panics
+    /// When it never does.
+    pub fn wait_until_ready(&self) {
+        let mut answer = String::new();
+        poll(|| {
+            let (status, body) = self.get("/readyz", "*/*");
+            answer = body;
+            (status == 200).then_some(())
+        })
+        .unwrap_or_else(|| panic!("never ready: {answer}"));
     }
 
     /// Its process id, until [`Self::wait`].
@@ -289,6 +297,18 @@ fn collect(from: impl Read + Send + 'static) -> Arc<Watch<Output>> {
         shared.update(|output| output.closed = true);
     });
     output
+}
+
+/// Asks again and again until there is an answer: for what only a request can see.
+fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        thread::sleep(PAUSE);
+    }
+    None
 }
 
 /// The first socket address in a line of the log, alone, in a URL or quoted.

@@ -162,7 +162,17 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<CliComma
                 "no command given; try `kms-notifier run --log PATH` or `kms-notifier --help`",
             )
             .into(),
-            _ => ConfigError::line(one_line(&error.render().to_string())).into(),
+            kind => {
+                let mut line = one_line(&error.render().to_string());
+                let unknown = matches!(
+                    kind,
+                    ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand
+                );
+                if unknown && !line.contains("; tip: ") {
+                    line.push_str("; `kms-notifier --help` lists what there is");
+                }
+                ConfigError::line(line).into()
+            }
         }),
     }
 }

@@ -664,7 +664,7 @@ fn each_error_names_the_key_and_the_fix() {
     replay --format xml x
       invalid value 'xml' for '--format <FORMAT>'; [possible values: table, json]
     replay --slack-channel c x
-      unexpected argument '--slack-channel' found
+      unexpected argument '--slack-channel' found; `kms-notifier --help` lists what there is
     explain x 0
       invalid value '0' for '<LINE>': 0 is not in 1..18446744073709551615
     explain x
