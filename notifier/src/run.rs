@@ -23,6 +23,7 @@ use crate::config::{
 use crate::follow::{Follower, Source};
 use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
 use crate::line::Class;
+use crate::policy::watches::Watches;
 use crate::policy::{Policy, Settings};
 use crate::reader::Reader;
 use crate::saved::SavedLog;
@@ -189,6 +190,7 @@ pub async fn run(
         deliveries,
         style,
         logs: names.len(),
+        watches: Watches::new(&names, config.silence_after, now()),
         store: kept.store,
         unsaved: false,
     };

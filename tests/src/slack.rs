@@ -61,7 +61,11 @@ impl Post {
     #[must_use]
     pub fn fields(&self) -> BTreeMap<String, String> {
         let json = self.json();
-        let blocks = json["blocks"].as_array().into_iter().flatten();
+        let blocks = json
+            .get("blocks")
+            .and_then(serde_json::Value::as_array)
+            .into_iter()
+            .flatten();
         let fields = blocks.flat_map(|block| block["fields"].as_array().into_iter().flatten());
         let texts = fields.filter_map(|field| field["text"].as_str()?.split_once('\n'));
         texts
@@ -73,9 +77,13 @@ impl Post {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let json = self.json();
-        let blocks = json["blocks"].as_array().into_iter().flatten();
+        let blocks = json
+            .get("blocks")
+            .and_then(serde_json::Value::as_array)
+            .into_iter()
+            .flatten();
         let sections = blocks.filter(|block| block["type"] == "section");
-        let texts = sections.filter_map(|section| section["text"]["text"].as_str());
+        let texts = sections.filter_map(|section| section.pointer("/text/text")?.as_str());
         texts.flat_map(str::lines).map(str::to_owned).collect()
     }
 }

@@ -61,7 +61,11 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
         ),
         (
             ["--class", "lab=10.10.0.0/16"],
-            ["--classes", "class internal_pod and in class lab", "leave it in one"],
+            [
+                "--classes",
+                "class internal_pod and in class lab",
+                "leave it in one",
+            ],
         ),
         (
             ["--slack-webhook-url", "hooks"],

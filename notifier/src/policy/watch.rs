@@ -21,7 +21,7 @@ const MIN_SHARE: u64 = 20;
 /// … and more than so many times what they were before the start.
 const RISE: u128 = 2;
 
-/// Something an operator should look at, or need not any more.
+/// What an operator should look at, or need not any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Finding {
     /// No line came for the configured time.

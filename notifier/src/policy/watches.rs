@@ -112,7 +112,10 @@ fn alert(log: &str, finding: &Finding, now: Timestamp) -> Alert {
             ),
         ),
     };
-    Alert { title, text }
+    Alert {
+        title: title.into(),
+        text: text.into(),
+    }
 }
 
 fn whole_seconds(duration: SignedDuration) -> SignedDuration {
@@ -134,7 +137,7 @@ mod tests {
 
     fn told(watches: &mut Watches, now: i64) -> Vec<(String, Option<bool>)> {
         std::iter::from_fn(|| watches.poll(at(now)))
-            .map(|told| (told.alert.title, told.silent))
+            .map(|told| (told.alert.title.into(), told.silent))
             .collect()
     }
 
@@ -155,7 +158,7 @@ mod tests {
         let heard = watches.poll(at(200)).unwrap();
         assert_eq!((&*heard.log, heard.silent), ("b", Some(false)));
         assert_eq!(
-            heard.alert.text,
+            &*heard.alert.text,
             "Lines come again, after 3m 20s without any. Nothing is left to do."
         );
         watches.handle_end("a");
