@@ -225,7 +225,7 @@ impl Follower {
         self.hand_over(&progress, LogState::Ended, true, position);
         self.ends.iter().for_each(Waker::stop);
         // The hub counts the logs that are left; it is gone only after the last.
-        let _ = self.hub.blocking_send(Message::LogEnded);
+        let _ = self.hub.blocking_send(Message::LogEnded(self.log));
     }
 
     fn step(&mut self, woken: Woken, last_line: &mut Instant) -> Progress {

@@ -19,9 +19,10 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::follow::Batch;
 use crate::line::Class;
+use crate::policy::watches::Watches;
 use crate::policy::{
     Alert, Body, Counters, Delivery, DeliveryId, Outcome, Policy, Settings, Settled,
 };
@@ -43,8 +44,8 @@ const BURST: usize = 64;
 pub enum Message {
     /// A log brought something.
     Batch(Box<Batch>),
-    /// A log ended; nothing more comes from it.
-    LogEnded,
+    /// The log of this name ended; nothing more comes from it.
+    LogEnded(Arc<str>),
     /// A delivery came to something.
     Posted(DeliveryId, Posted, Duration),
     /// New classes, window and style, from a re-read configuration.
@@ -89,6 +90,8 @@ pub struct Hub<W> {
     pub style: Style,
     /// How many logs are followed.
     pub logs: usize,
+    /// Whether each of them is heard of and understood.
+    pub watches: Watches,
     /// Where the state is kept, if it is.
     pub store: Option<Store>,
     /// Whether something happened that is to be saved now.
@@ -115,6 +118,7 @@ impl<W: Write> Hub<W> {
             if self.unsaved || self.until_retry() == Some(Duration::ZERO) {
                 self.save();
             }
+            self.watch();
             self.deliver();
             counted = self.count_policy(counted);
             if self.logs == 0 && deadline.is_none() {
@@ -155,7 +159,10 @@ impl<W: Write> Hub<W> {
     fn handle(&mut self, message: Message) -> io::Result<()> {
         match message {
             Message::Batch(batch) => self.batch(*batch)?,
-            Message::LogEnded => self.logs = self.logs.saturating_sub(1),
+            Message::LogEnded(log) => {
+                self.logs = self.logs.saturating_sub(1);
+                self.watches.handle_end(&log);
+            }
             Message::Posted(id, posted, took) => {
                 self.metrics.notification_took(took);
                 self.settled(id, &posted);
@@ -174,6 +181,17 @@ impl<W: Write> Hub<W> {
             }
         }
         Ok(())
+    }
+
+    /// Tells what is to be said of the logs themselves.
+    fn watch(&mut self) {
+        while let Some(watched) = self.watches.poll(now()) {
+            tracing::warn!("{}: {}", watched.alert.title, watched.alert.text);
+            if let Some(silent) = watched.silent {
+                self.metrics.log(&watched.log).set_silent(silent);
+            }
+            self.policy.handle_alert(watched.alert);
+        }
     }
 
     /// Writes what changed since the last save.
@@ -212,9 +230,20 @@ impl<W: Write> Hub<W> {
             self.policy.handle_event(event, now);
             self.metrics.observe(event);
         }
+        let (mut all, mut unrecognised) = (0, 0);
         for (class, lines) in Class::ALL.iter().zip(batch.counters.lines) {
             log.lines(class.as_str(), lines);
+            all += lines;
+            unrecognised += if *class == Class::Unrecognised {
+                lines
+            } else {
+                0
+            };
         }
+        let is_start = |event: &Event| event.kind == Kind::ServerStarted && !event.suspect;
+        let started = batch.events.iter().any(is_start);
+        self.watches
+            .handle_lines(&batch.log, started, all, unrecognised, now);
         log.suspect_lines(batch.counters.suspect);
         log.bytes(batch.bytes);
         log.set_lag(batch.lag);
@@ -352,7 +381,12 @@ impl<W: Write> Hub<W> {
     /// How long nothing is to be done by itself; for ever if none.
     fn until_due(&self) -> Option<Duration> {
         let delivery = self.policy.next_due().map(until);
-        delivery.into_iter().chain(self.until_retry()).min()
+        let watched = self.watches.next_due().map(until);
+        delivery
+            .into_iter()
+            .chain(watched)
+            .chain(self.until_retry())
+            .min()
     }
 
     fn until_retry(&self) -> Option<Duration> {

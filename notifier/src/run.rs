@@ -17,11 +17,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::config::{
-    Config, ConfigError, DeadLetters, Input, InputFormat, Log, Reading, Slack, StartFrom, State,
+    Config, ConfigError, DeadLetters, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
+    State,
 };
 use crate::follow::{Follower, Source};
 use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
 use crate::line::Class;
+use crate::policy::watches::Watches;
 use crate::policy::{Policy, Settings};
 use crate::reader::Reader;
 use crate::saved::SavedLog;
@@ -191,6 +193,7 @@ pub async fn run(
         deliveries,
         style,
         logs: names.len(),
+        watches: Watches::new(&names, config.silence_after, now()),
         store: kept.store,
         unsaved: false,
     };
@@ -460,14 +463,20 @@ impl Logs {
             let source = match &log.input {
                 Input::File(path) => {
                     wake.follow(path);
-                    let start = match (config.from, &saved) {
-                        (StartFrom::Resume, Some(saved)) => Start::At(saved.marks.clone()),
-                        (StartFrom::Start, _) => Start::Beginning,
-                        (StartFrom::End | StartFrom::Resume, _) => Start::End,
+                    let start = match (config.from, &saved, config.first_run) {
+                        (StartFrom::Resume, Some(saved), _) => Start::At(saved.marks.clone()),
+                        (StartFrom::Start, ..) | (StartFrom::Resume, None, FirstRun::Start) => {
+                            Start::Beginning
+                        }
+                        (StartFrom::End, ..) | (StartFrom::Resume, None, FirstRun::End) => {
+                            Start::End
+                        }
                     };
                     let options = TailOptions {
                         start,
                         max_line: config.reading.max_line,
+                        rotated: config.rotated.clone(),
+                        rotate: config.rotate,
                         ..TailOptions::new(path.clone())
                     };
                     let tail = Tail::open(options)

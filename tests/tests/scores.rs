@@ -4,7 +4,6 @@
 //! the figures are explained at [`Figures`].
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "a test that cannot read its input has nothing to say"
 )]
 #![expect(
@@ -373,7 +372,9 @@ fn exchanges(log: &str, event: &Event) -> Vec<Range<usize>> {
             // Once in the request's block and once in the answer's, in turn.
             let lines = lines_with(&format!("Client machine ID               : {id}"));
             let pairs = lines.chunks_exact(2);
-            pairs.map(|pair| pair[0]..pair[1]).collect()
+            pairs
+                .filter_map(|pair| Some(*pair.first()?..*pair.last()?))
+                .collect()
         }
         None => {
             let name = event.workstation.as_deref().unwrap();

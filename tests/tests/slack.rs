@@ -61,6 +61,28 @@ fn notifications(outcome: &str) -> String {
 }
 
 #[test]
+fn a_log_that_falls_silent_is_told_once_and_so_is_its_end() {
+    let slack = FakeSlack::start([]);
+    let (dir, mut log) = directory();
+    let sidecar = Sidecar::spawn(command(&dir, &slack).args(["--silence-after", "1s"]));
+    let silent = "kms_notifier_log_silent{log=\"log\"}";
+    sidecar.wait_for_sample(silent, |silent| silent > 0.5);
+    let _ = slack.wait_for(1);
+    log.bytes(Visit::from("10.10.0.7").probe());
+    sidecar.wait_for_sample(silent, |silent| silent < 0.5);
+    let posts = slack.wait_for(2);
+    let texts: Vec<_> = posts
+        .iter()
+        .map(|post| post.json()["text"].clone())
+        .collect();
+    assert_eq!(
+        texts[..2],
+        ["KMS log log is silent", "KMS log log is heard again"]
+    );
+    stop(sidecar);
+}
+
+#[test]
 fn an_activation_is_told_with_all_that_matters() {
     let slack = FakeSlack::start([]);
     let (_dir, mut log, sidecar) = start(&slack);

@@ -38,7 +38,7 @@ pub use layers::Environment;
 pub use raw::Secret;
 pub use serving::{Config, Input, Listen, Log, Slack, State};
 pub use shown::Effective;
-pub use value::{InputFormat, LogFormat, StartFrom};
+pub use value::{FirstRun, InputFormat, LogFormat, StartFrom};
 
 /// Names of classes that are always there; `external` is what no network holds.
 const POD: &str = "internal_pod";

@@ -192,6 +192,21 @@ pub(super) struct RawServing {
     /// [default: resume with a state, else end]
     #[arg(long, value_name = "WHERE")]
     pub(super) from: Option<Text>,
+    /// The same where nothing is known of an earlier run: end or start [default: end]
+    #[arg(long, value_name = "WHERE")]
+    pub(super) first_run: Option<Text>,
+    /// What rotated files are called beside the log; {} is its name [default: {}[.-]*]
+    #[arg(long, value_name = "GLOB")]
+    pub(super) rotated_glob: Option<Text>,
+    /// Rotate a log that was read and is as large; for servers that reopen it for every line
+    #[arg(long, value_name = "SIZE")]
+    pub(super) rotate_at: Option<Text>,
+    /// How many rotated files to keep then [default: 3]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) rotate_keep: Option<Text>,
+    /// Alert when no line comes for so long; 0 never does [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) silence_after: Option<Text>,
     /// Database that keeps positions and messages over a restart
     /// [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
     #[arg(long, value_name = "PATH")]

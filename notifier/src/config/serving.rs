@@ -11,13 +11,20 @@ use std::time::Duration;
 use super::error::{ConfigError, Origin};
 use super::layers::{LAYERS, Layers, read_bounded};
 use super::raw::Secret;
-use super::value::{Line, Setting, StartFrom, check_webhook, is_name, is_name_byte};
+use super::value::{
+    Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
+};
 use super::{Reading, reading};
+use crate::source::tail::{Rotate, RotatedGlob, numbered};
 
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 9101);
 const SLACK_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(300);
+const SILENCE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(31 * 24 * 3600);
+/// Below that, renaming is most of what happens.
+const MIN_ROTATE_AT: Size = Size(64 << 10);
+const ROTATE_KEEP: RangeInclusive<Count> = Count(1)..=Count(100);
 /// Most logs followed by one process; each has a thread.
 const MAX_LOGS: usize = 64;
 /// Longest webhook file in bytes.
@@ -32,6 +39,14 @@ pub struct Config {
     pub logs: Vec<Log>,
     /// Where to begin in a file that exists at the start. To resume, there is a state.
     pub from: StartFrom,
+    /// The same where nothing is known of an earlier run.
+    pub first_run: FirstRun,
+    /// What rotated files are called.
+    pub rotated: RotatedGlob,
+    /// Whether to rotate logs ourselves.
+    pub rotate: Option<Rotate>,
+    /// After how long no line is an alert.
+    pub silence_after: Option<Duration>,
     /// Where to keep what outlives the program; none keeps it in memory only.
     pub state: Option<State>,
     /// Where and how to post.
@@ -152,14 +167,77 @@ pub(super) fn config(
 ) -> Result<Config, ConfigError> {
     let logs = logs(layers, child)?;
     let state = state(layers, state_reset)?;
+    let from = from(layers, state.is_some())?;
+    let first_run = layers.value("first-run", |raw| &raw.serving.first_run, FirstRun::End)?;
+    let (rotated, rotate) = rotation(layers, &logs)?;
+    let silence_after = layers.bounded(
+        "silence-after",
+        |raw| &raw.serving.silence_after,
+        Duration::ZERO,
+        &SILENCE,
+    )?;
     Ok(Config {
         logs,
-        from: from(layers, state.is_some())?,
+        from,
+        first_run,
+        rotated,
+        rotate,
+        silence_after: Some(silence_after).filter(|after| !after.is_zero()),
         state,
         reading: reading(layers)?,
         slack: slack(layers)?,
         metrics: listen(layers)?,
     })
+}
+
+fn rotation(
+    layers: &mut Layers,
+    logs: &[Log],
+) -> Result<(RotatedGlob, Option<Rotate>), ConfigError> {
+    const GLOB_KEY: &str = "rotated-glob";
+    const AT_KEY: &str = "rotate-at";
+    const KEEP_KEY: &str = "rotate-keep";
+    let rotated = layers.value(
+        GLOB_KEY,
+        |raw| &raw.serving.rotated_glob,
+        RotatedGlob::default(),
+    )?;
+    let at: Option<Size> = layers.optional(AT_KEY, |raw| &raw.serving.rotate_at)?;
+    let Count(keep) = layers.bounded(
+        KEEP_KEY,
+        |raw| &raw.serving.rotate_keep,
+        Count(3),
+        &ROTATE_KEEP,
+    )?;
+    let (Some(Size(at)), Some((_, origin, _))) =
+        (at, layers.pick(AT_KEY, |raw| &raw.serving.rotate_at))
+    else {
+        return Ok((rotated, None));
+    };
+    if at < MIN_ROTATE_AT.0 {
+        let what = format!(
+            "{} is too small; give {} or more",
+            Size(at).show(),
+            MIN_ROTATE_AT.show()
+        );
+        return Err(ConfigError::new(&origin, what));
+    }
+    for log in logs {
+        // A restart must find what was renamed just before it.
+        if let Input::File(path) = &log.input
+            && !rotated.matches(path, &numbered(path, 1))
+        {
+            let what = format!(
+                "{} would be renamed to {}, which --{GLOB_KEY} {rotated} does not match; \
+                 give one that does",
+                path.display(),
+                numbered(path, 1).display()
+            );
+            return Err(ConfigError::new(&origin, what));
+        }
+    }
+    let at = at as u64;
+    Ok((rotated, Some(Rotate { at, keep })))
 }
 
 fn from(layers: &mut Layers, has_state: bool) -> Result<StartFrom, ConfigError> {

@@ -85,7 +85,7 @@ type Spelling = (
     [(&'static str, &'static str); 3],
 );
 
-const SPELLINGS: [Spelling; 21] = [
+const SPELLINGS: [Spelling; 26] = [
     (
         "state",
         "",
@@ -181,6 +181,31 @@ const SPELLINGS: [Spelling; 21] = [
         "from",
         "",
         [("start", "start"), ("end", "end"), ("'start'", "start")],
+    ),
+    (
+        "first-run",
+        "",
+        [("start", "start"), ("end", "end"), ("'start'", "start")],
+    ),
+    (
+        "rotated-glob",
+        "",
+        [
+            ("{}.*", "{}.*"),
+            ("old/{}-*", "old/{}-*"),
+            ("'x-*.log'", "x-*.log"),
+        ],
+    ),
+    (
+        "rotate-at",
+        "",
+        [("64KiB", "64KiB"), ("8GiB", "8GiB"), ("65537", "65537")],
+    ),
+    ("rotate-keep", "", [("1", "1"), ("100", "100"), ("7", "7")]),
+    (
+        "silence-after",
+        "",
+        [("120", "2m"), ("0", "0s"), ("'1h'", "1h")],
     ),
     (
         "slack-webhook-url",
@@ -461,6 +486,12 @@ fn each_error_names_the_key_and_the_fix() {
         "dead-letters retry --state /a",
         "dead-letters drop 3 --all --state /a",
         "run --log /x --from middle",
+        "run --log /x --first-run resume",
+        "run --log /x --rotated-glob old/",
+        "run --log /x --rotate-at 1KiB",
+        "run --log /x --rotate-at 1MiB --rotate-keep 0",
+        "run --log /x --rotate-at 1MiB --rotated-glob {}-*",
+        "run --log /x --silence-after 99w",
         "run --log /x --format xml",
         "run --log /x --log-format xml",
         "run --log /x --log-level loud",
@@ -572,6 +603,18 @@ fn each_error_names_the_key_and_the_fix() {
       which dead letters? give their numbers, or --all (and not both)
     run --log /x --from middle
       --from: "middle" is not known; give one of end, start, resume
+    run --log /x --first-run resume
+      --first-run: "resume" is not known; give one of end, start
+    run --log /x --rotated-glob old/
+      --rotated-glob: "old/" finds no rotated files: it ends in a directory; add a pattern for the files, such as {}.*
+    run --log /x --rotate-at 1KiB
+      --rotate-at: 1KiB is too small; give 64KiB or more
+    run --log /x --rotate-at 1MiB --rotate-keep 0
+      --rotate-keep: 0 is out of bounds; give 1 to 100
+    run --log /x --rotate-at 1MiB --rotated-glob {}-*
+      --rotate-at: /x would be renamed to /x.1, which --rotated-glob {}-* does not match; give one that does
+    run --log /x --silence-after 99w
+      --silence-after: "99w" is not a duration; write 10s, 5m, 1h or plain seconds
     run --log /x --format xml
       --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
     run --log /x --log-format xml
@@ -750,6 +793,11 @@ fn defaults() {
     log                vlmcsd.log=/var/log/vlmcsd.log  flag --log
     state              -                               default
     from               end                             default
+    first-run          end                             default
+    rotated-glob       {}[.-]*                         default
+    rotate-at          -                               default
+    rotate-keep        3                               default
+    silence-after      0s                              default
     input-format       auto                            default
     log-timezone       UTC                             default
     max-line           64KiB                           default
@@ -908,6 +956,15 @@ fn help() {
           --log <[NAME=]PATH>              A log to follow, `-` for standard input; repeated
           --from <WHERE>                   Where to begin in a file that exists at the start: end, start
                                            or resume [default: resume with a state, else end]
+          --first-run <WHERE>              The same where nothing is known of an earlier run: end or
+                                           start [default: end]
+          --rotated-glob <GLOB>            What rotated files are called beside the log; {} is its name
+                                           [default: {}[.-]*]
+          --rotate-at <SIZE>               Rotate a log that was read and is as large; for servers that
+                                           reopen it for every line
+          --rotate-keep <COUNT>            How many rotated files to keep then [default: 3]
+          --silence-after <DURATION>       Alert when no line comes for so long; 0 never does [default:
+                                           0]
           --state <PATH>                   Database that keeps positions and messages over a restart
                                            [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
           --slack-webhook-url <URL>        Slack incoming webhook; without one, messages go to the log

@@ -24,6 +24,8 @@ mod simulation;
 mod stored_tests;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod watch;
+pub mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;

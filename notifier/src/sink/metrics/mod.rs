@@ -82,6 +82,7 @@ struct Inner {
     suspect_lines: Family<labels::Log, Counter>,
     rotations: Family<labels::LogKind, Counter>,
     gaps: Family<labels::Log, Counter>,
+    silent: Family<labels::Log, Gauge<u64, AtomicU64>>,
 }
 
 impl Metrics {
@@ -187,6 +188,11 @@ impl Metrics {
                 "kms_notifier_log_gaps",
                 "Places where lines may be missing that were written while nobody read",
             ),
+            silent: add(
+                &mut registry,
+                "kms_notifier_log_silent",
+                "1 while no line comes for as long as is configured",
+            ),
             product: setup.product,
             registry: {
                 registry.register(
@@ -234,6 +240,7 @@ impl Metrics {
             log.set_lag(0);
             log.suspect_lines(0);
             log.gaps(0);
+            log.set_silent(false);
             for kind in [Rotation::Rename, Rotation::Truncate] {
                 drop(inner.rotations.get_or_create(&log.kind(kind)));
             }
@@ -429,6 +436,15 @@ impl LogMetrics {
     /// Counts places where lines may be missing.
     pub fn gaps(&self, n: u64) {
         self.metrics.0.gaps.get_or_create(&self.label()).inc_by(n);
+    }
+
+    /// Says whether an alert about its silence is in force.
+    pub fn set_silent(&self, silent: bool) {
+        self.metrics
+            .0
+            .silent
+            .get_or_create(&self.label())
+            .set(silent.into());
     }
 
     /// Counts a rotation.

@@ -118,6 +118,8 @@ fn what_exists_from_the_start() {
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 0
     kms_notifier_log_rotations_total{log="stdin",kind="rename"} 0
     kms_notifier_log_rotations_total{log="stdin",kind="truncate"} 0
+    kms_notifier_log_silent{log="kms"} 0
+    kms_notifier_log_silent{log="stdin"} 0
     kms_notifier_notification_seconds_bucket{le="+Inf"} 0
     kms_notifier_notification_seconds_bucket{le="0.05"} 0
     kms_notifier_notification_seconds_bucket{le="0.1"} 0
@@ -365,6 +367,8 @@ fn the_whole_classic_text() {
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 1
     # HELP kms_notifier_log_gaps_total Places where lines may be missing that were written while nobody read.
     # TYPE kms_notifier_log_gaps_total counter
+    # HELP kms_notifier_log_silent 1 while no line comes for as long as is configured.
+    # TYPE kms_notifier_log_silent gauge
     # HELP kms_slack_notifier_up 1 while it runs.
     # TYPE kms_slack_notifier_up gauge
     kms_slack_notifier_up 1

@@ -9,15 +9,11 @@ use super::mark::{FileId, Mark};
 use super::packed::Packed;
 use crate::source::{CloseReason, LineHandler};
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are plain, and there are eight at most"
-)]
 pub(super) enum Old {
     /// As the server wrote it, and may go on writing it for a while.
     Plain(Generation),
     /// Compressed since: it does not grow.
-    Packed(Box<Packed>),
+    Packed(Packed),
 }
 
 impl Old {
