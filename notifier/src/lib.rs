@@ -7,6 +7,7 @@
 
 pub mod assembler;
 pub mod config;
+pub mod dedup_store;
 pub mod event;
 pub mod explain;
 pub mod follow;

@@ -17,7 +17,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::config::{
-    Config, ConfigError, DeadLetters, Input, InputFormat, Log, Reading, Slack, StartFrom, State,
+    Config, ConfigError, DeadLetters, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
+    State,
 };
 use crate::follow::{Follower, Source};
 use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
@@ -145,6 +146,9 @@ pub async fn run(
     let (to_hub, inbox) = channel(INBOX);
     let logs = Logs::open(&config, &mut kept, &to_hub)?;
     tracing::info!(%address, "serving metrics");
+    if config.state.is_none() {
+        tracing::info!("no --state: positions and unsent messages end with the program");
+    }
     let metrics = Metrics::new(Setup {
         logs: &names,
         sources: &class_names(&settings),
@@ -224,7 +228,6 @@ impl Kept {
     ) -> Result<Self, ConfigError> {
         let seed = fastrand::u64(..);
         let Some(State { path, reset }) = state else {
-            tracing::info!("no --state: positions and unsent messages end with the program");
             return Ok(Self {
                 policy: Policy::new(settings.clone(), seed),
                 store: None,
@@ -458,14 +461,20 @@ impl Logs {
             let source = match &log.input {
                 Input::File(path) => {
                     wake.follow(path);
-                    let start = match (config.from, &saved) {
-                        (StartFrom::Resume, Some(saved)) => Start::At(saved.marks.clone()),
-                        (StartFrom::Start, _) => Start::Beginning,
-                        (StartFrom::End | StartFrom::Resume, _) => Start::End,
+                    let start = match (config.from, &saved, config.first_run) {
+                        (StartFrom::Resume, Some(saved), _) => Start::At(saved.marks.clone()),
+                        (StartFrom::Start, ..) | (StartFrom::Resume, None, FirstRun::Start) => {
+                            Start::Beginning
+                        }
+                        (StartFrom::End, ..) | (StartFrom::Resume, None, FirstRun::End) => {
+                            Start::End
+                        }
                     };
                     let options = TailOptions {
                         start,
                         max_line: config.reading.max_line,
+                        rotated: config.rotated.clone(),
+                        rotate: config.rotate,
                         ..TailOptions::new(path.clone())
                     };
                     let tail = Tail::open(options)

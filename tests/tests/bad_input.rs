@@ -61,7 +61,11 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
         ),
         (
             ["--class", "lab=10.10.0.0/16"],
-            ["--classes", "class internal_pod and in class lab", "leave it in one"],
+            [
+                "--classes",
+                "class internal_pod and in class lab",
+                "leave it in one",
+            ],
         ),
         (
             ["--slack-webhook-url", "hooks"],
@@ -113,8 +117,8 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
             ["--input-format", "\"xml\"", "give one of auto, plain"],
         ),
         (
-            ["--from", "resume"],
-            ["--from", "durable state", "give end or start"],
+            ["--from", "middle"],
+            ["--from", "\"middle\"", "give one of end, start, resume"],
         ),
         (
             ["--metrics-listen", "9101"],

@@ -28,7 +28,7 @@ fn scrape(sidecar: &Sidecar) -> Exposition {
 }
 
 /// Names and types as docs/metrics.md promises them, in the classic format.
-const PROMISED: [(&str, &str); 19] = [
+const PROMISED: [(&str, &str); 26] = [
     ("kms_activations_dedup_skipped_total", "counter"),
     ("kms_activations_total", "counter"),
     ("kms_connection_probes_total", "counter"),
@@ -37,14 +37,21 @@ const PROMISED: [(&str, &str); 19] = [
     ("kms_notifier_attributions_total", "counter"),
     ("kms_notifier_build_info", "gauge"),
     ("kms_notifier_bytes_total", "counter"),
+    ("kms_notifier_dead_letters", "gauge"),
     ("kms_notifier_evictions_total", "counter"),
     ("kms_notifier_lag_bytes", "gauge"),
     ("kms_notifier_last_line_timestamp_seconds", "gauge"),
     ("kms_notifier_lines_total", "counter"),
+    ("kms_notifier_log_gaps_total", "counter"),
     ("kms_notifier_log_rotations_total", "counter"),
     ("kms_notifier_notification_seconds", "histogram"),
     ("kms_notifier_notifications_total", "counter"),
     ("kms_notifier_outbox_messages", "gauge"),
+    ("kms_notifier_state_save_seconds", "histogram"),
+    ("kms_notifier_state_saves_total", "counter"),
+    ("kms_notifier_state_set_aside_total", "counter"),
+    ("kms_notifier_state_size_bytes", "gauge"),
+    ("kms_notifier_state_up", "gauge"),
     ("kms_notifier_suspect_lines_total", "counter"),
     ("kms_refusals_total", "counter"),
     ("kms_slack_notifier_up", "gauge"),
@@ -108,7 +115,9 @@ fn every_promised_metric_comes_and_no_other() {
     let sidecar = Sidecar::spawn(
         command
             .args(["run", "--from", "start", "--log"])
-            .arg(log.path()),
+            .arg(log.path())
+            .arg("--state")
+            .arg(dir.path().join("state")),
     );
     let visit = Visit::from("10.10.0.1");
     log.bytes(server_started() + &visit.activation());

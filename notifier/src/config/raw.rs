@@ -188,10 +188,36 @@ pub(super) struct RawServing {
     #[arg(long, value_name = "[NAME=]PATH")]
     #[serde(deserialize_with = "one_or_many")]
     pub(super) log: Option<Vec<Text>>,
-    /// Where to begin in a file that exists at the start: end, start or resume
-    /// [default: resume with a state, else end]
+    /// Where to begin in a file that exists at the start: resume, end or start [default: resume]
     #[arg(long, value_name = "WHERE")]
     pub(super) from: Option<Text>,
+    /// The same where nothing is known of an earlier run: end or start [default: end]
+    #[arg(long, value_name = "WHERE")]
+    pub(super) first_run: Option<Text>,
+    /// What rotated files are called beside the log; {} is its name [default: {}[.-]*]
+    #[arg(long, value_name = "GLOB")]
+    pub(super) rotated_glob: Option<Text>,
+    /// Rotate a log that was read and is as large; for servers that reopen it for every line
+    #[arg(long, value_name = "SIZE")]
+    pub(super) rotate_at: Option<Text>,
+    /// How many rotated files to keep then [default: 3]
+    #[arg(long, value_name = "COUNT")]
+    pub(super) rotate_keep: Option<Text>,
+    /// Alert when no line comes for so long; 0 never does [default: 0]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) silence_after: Option<Text>,
+    /// Redis or Valkey by which several sidecars agree on who tells: redis://… or rediss://…
+    #[arg(long, value_name = "URL")]
+    pub(super) dedup_store: Option<Secret>,
+    /// A file that holds its password
+    #[arg(long, value_name = "PATH")]
+    pub(super) dedup_store_password_file: Option<Text>,
+    /// A file with the authorities that sign its certificate, PEM [default: the public ones]
+    #[arg(long, value_name = "PATH")]
+    pub(super) dedup_store_ca_file: Option<Text>,
+    /// Longest wait for its answer [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) dedup_store_timeout: Option<Text>,
     /// Database that keeps positions and messages over a restart
     /// [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
     #[arg(long, value_name = "PATH")]

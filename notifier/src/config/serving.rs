@@ -11,13 +11,22 @@ use std::time::Duration;
 use super::error::{ConfigError, Origin};
 use super::layers::{LAYERS, Layers, read_bounded};
 use super::raw::Secret;
-use super::value::{Line, Setting, StartFrom, check_webhook, is_name, is_name_byte};
+use super::state::{State, state};
+use super::store::{self, DedupStore};
+use super::value::{
+    Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
+};
 use super::{Reading, reading};
+use crate::source::tail::{Rotate, RotatedGlob, numbered};
 
 const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 9101);
 const SLACK_TIMEOUT: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(300);
+const SILENCE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(31 * 24 * 3600);
+/// Below that, renaming is most of what happens.
+const MIN_ROTATE_AT: Size = Size(64 << 10);
+const ROTATE_KEEP: RangeInclusive<Count> = Count(1)..=Count(100);
 /// Most logs followed by one process; each has a thread.
 const MAX_LOGS: usize = 64;
 /// Longest webhook file in bytes.
@@ -34,6 +43,16 @@ pub struct Config {
     pub from: StartFrom,
     /// Where to keep what outlives the program; none keeps it in memory only.
     pub state: Option<State>,
+    /// The same where nothing is known of an earlier run.
+    pub first_run: FirstRun,
+    /// What rotated files are called.
+    pub rotated: RotatedGlob,
+    /// Whether to rotate logs ourselves.
+    pub rotate: Option<Rotate>,
+    /// After how long no line is an alert.
+    pub silence_after: Option<Duration>,
+    /// By which store several sidecars agree on who tells.
+    pub dedup_store: Option<DedupStore>,
     /// Where and how to post.
     pub slack: Slack,
     /// Where to serve metrics and health.
@@ -58,15 +77,6 @@ pub enum Input {
     Stdin,
     /// The standard output of a program to start: its name or path, and its arguments.
     Child(OsString, Vec<OsString>),
-}
-
-/// The database that outlives the program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Its file.
-    pub path: PathBuf,
-    /// Whether what is there is removed first.
-    pub reset: bool,
 }
 
 /// Where and how to post. Texts have no control characters.
@@ -152,54 +162,78 @@ pub(super) fn config(
 ) -> Result<Config, ConfigError> {
     let logs = logs(layers, child)?;
     let state = state(layers, state_reset)?;
+    let from = layers.value("from", |raw| &raw.serving.from, StartFrom::Resume)?;
+    let first_run = layers.value("first-run", |raw| &raw.serving.first_run, FirstRun::End)?;
+    let (rotated, rotate) = rotation(layers, &logs)?;
+    let silence_after = layers.bounded(
+        "silence-after",
+        |raw| &raw.serving.silence_after,
+        Duration::ZERO,
+        &SILENCE,
+    )?;
     Ok(Config {
         logs,
-        from: from(layers, state.is_some())?,
         state,
+        from,
+        first_run,
+        rotated,
+        rotate,
+        silence_after: Some(silence_after).filter(|after| !after.is_zero()),
+        dedup_store: store::dedup_store(layers)?,
         reading: reading(layers)?,
         slack: slack(layers)?,
         metrics: listen(layers)?,
     })
 }
 
-fn from(layers: &mut Layers, has_state: bool) -> Result<StartFrom, ConfigError> {
-    let default = if has_state {
-        StartFrom::Resume
-    } else {
-        StartFrom::End
+fn rotation(
+    layers: &mut Layers,
+    logs: &[Log],
+) -> Result<(RotatedGlob, Option<Rotate>), ConfigError> {
+    const GLOB_KEY: &str = "rotated-glob";
+    const AT_KEY: &str = "rotate-at";
+    const KEEP_KEY: &str = "rotate-keep";
+    let rotated = layers.value(
+        GLOB_KEY,
+        |raw| &raw.serving.rotated_glob,
+        RotatedGlob::default(),
+    )?;
+    let at: Option<Size> = layers.optional(AT_KEY, |raw| &raw.serving.rotate_at)?;
+    let Count(keep) = layers.bounded(
+        KEEP_KEY,
+        |raw| &raw.serving.rotate_keep,
+        Count(3),
+        &ROTATE_KEEP,
+    )?;
+    let (Some(Size(at)), Some((_, origin, _))) =
+        (at, layers.pick(AT_KEY, |raw| &raw.serving.rotate_at))
+    else {
+        return Ok((rotated, None));
     };
-    let from = layers.value("from", |raw| &raw.serving.from, default)?;
-    match layers.pick("from", |raw| &raw.serving.from) {
-        Some((_, origin, _)) if from == StartFrom::Resume && !has_state => Err(ConfigError::new(
-            &origin,
-            "there is no state to resume from; give --state PATH, or end or start",
-        )),
-        _ => Ok(from),
-    }
-}
-
-/// An empty path keeps no state, whatever a lower place says.
-fn state(layers: &mut Layers, reset: bool) -> Result<Option<State>, ConfigError> {
-    const KEY: &str = "state";
-    let (path, origin) = match layers.pick(KEY, |raw| &raw.serving.state) {
-        Some((text, origin, _)) => (PathBuf::from(&*text), origin),
-        None => layers
-            .default_state("kms-notifier.redb")
-            .unwrap_or((PathBuf::new(), Origin::Default(KEY))),
-    };
-    let shown = path.display().to_string();
-    layers.effective.add(KEY, &*shown, origin.clone());
-    if shown.chars().any(char::is_control) || shown.ends_with('/') {
-        let what = format!("{shown:?} is not a file; give the path of one");
+    if at < MIN_ROTATE_AT.0 {
+        let what = format!(
+            "{} is too small; give {} or more",
+            Size(at).show(),
+            MIN_ROTATE_AT.show()
+        );
         return Err(ConfigError::new(&origin, what));
     }
-    if reset && shown.is_empty() {
-        return Err(ConfigError::new(
-            &Origin::Flag("state-reset"),
-            "there is no state to remove; give --state PATH, too",
-        ));
+    for log in logs {
+        // A restart must find what was renamed just before it.
+        if let Input::File(path) = &log.input
+            && !rotated.matches(path, &numbered(path, 1))
+        {
+            let what = format!(
+                "{} would be renamed to {}, which --{GLOB_KEY} {rotated} does not match; \
+                 give one that does",
+                path.display(),
+                numbered(path, 1).display()
+            );
+            return Err(ConfigError::new(&origin, what));
+        }
     }
-    Ok((!shown.is_empty()).then_some(State { path, reset }))
+    let at = at as u64;
+    Ok((rotated, Some(Rotate { at, keep })))
 }
 
 fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {

@@ -85,7 +85,7 @@ type Spelling = (
     [(&'static str, &'static str); 3],
 );
 
-const SPELLINGS: [Spelling; 21] = [
+const SPELLINGS: [Spelling; 30] = [
     (
         "state",
         "",
@@ -180,7 +180,64 @@ const SPELLINGS: [Spelling; 21] = [
     (
         "from",
         "",
+        [("start", "start"), ("end", "end"), ("'resume'", "resume")],
+    ),
+    (
+        "first-run",
+        "",
         [("start", "start"), ("end", "end"), ("'start'", "start")],
+    ),
+    (
+        "rotated-glob",
+        "",
+        [
+            ("{}.*", "{}.*"),
+            ("old/{}-*", "old/{}-*"),
+            ("'x-*.log'", "x-*.log"),
+        ],
+    ),
+    (
+        "rotate-at",
+        "",
+        [("64KiB", "64KiB"), ("8GiB", "8GiB"), ("65537", "65537")],
+    ),
+    ("rotate-keep", "", [("1", "1"), ("100", "100"), ("7", "7")]),
+    (
+        "silence-after",
+        "",
+        [("120", "2m"), ("0", "0s"), ("'1h'", "1h")],
+    ),
+    (
+        "dedup-store",
+        "",
+        [
+            ("redis://a", "[redacted]"),
+            ("rediss://u:p@a:1/2", "[redacted]"),
+            ("'redis://[::1]'", "[redacted]"),
+        ],
+    ),
+    (
+        "dedup-store-password-file",
+        "",
+        [
+            ("/dev/null", "/dev/null"),
+            ("/dev/../dev/null", "/dev/../dev/null"),
+            ("'/dev/null'", "/dev/null"),
+        ],
+    ),
+    (
+        "dedup-store-ca-file",
+        "",
+        [
+            ("/dev/null", "/dev/null"),
+            ("/dev/../dev/null", "/dev/../dev/null"),
+            ("'/dev/null'", "/dev/null"),
+        ],
+    ),
+    (
+        "dedup-store-timeout",
+        "",
+        [("250ms", "250ms"), ("5", "5s"), ("'20s'", "20s")],
     ),
     (
         "slack-webhook-url",
@@ -453,7 +510,6 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --dedup-window 99d",
         "run --log /x --max-line 10",
         "run --log /x --max-line 64kb",
-        "run --log /x --from resume",
         "run --log /x --state /a/",
         "run --log /x --state-reset",
         "run --log /x --post-max-age 1s",
@@ -461,6 +517,16 @@ fn each_error_names_the_key_and_the_fix() {
         "dead-letters retry --state /a",
         "dead-letters drop 3 --all --state /a",
         "run --log /x --from middle",
+        "run --log /x --first-run resume",
+        "run --log /x --rotated-glob old/",
+        "run --log /x --rotate-at 1KiB",
+        "run --log /x --rotate-at 1MiB --rotate-keep 0",
+        "run --log /x --rotate-at 1MiB --rotated-glob {}-*",
+        "run --log /x --silence-after 99w",
+        "run --log /x --dedup-store http://:secret@host",
+        "run --log /x --dedup-store redis://host --dedup-store-password-file /no/such/file",
+        "run --log /x --dedup-store redis://host --dedup-store-ca-file /dev/null",
+        "run --log /x --dedup-store-timeout 1ms",
         "run --log /x --format xml",
         "run --log /x --log-format xml",
         "run --log /x --log-level loud",
@@ -556,8 +622,6 @@ fn each_error_names_the_key_and_the_fix() {
       --max-line: 10 is out of bounds; give 1KiB to 16MiB
     run --log /x --max-line 64kb
       --max-line: "64kb" is not a size; write 64KiB, 1MiB or plain bytes
-    run --log /x --from resume
-      --from: there is no state to resume from; give --state PATH, or end or start
     run --log /x --state /a/
       --state: "/a/" is not a file; give the path of one
     run --log /x --state-reset
@@ -572,6 +636,26 @@ fn each_error_names_the_key_and_the_fix() {
       which dead letters? give their numbers, or --all (and not both)
     run --log /x --from middle
       --from: "middle" is not known; give one of end, start, resume
+    run --log /x --first-run resume
+      --first-run: "resume" is not known; give one of end, start
+    run --log /x --rotated-glob old/
+      --rotated-glob: "old/" finds no rotated files: it ends in a directory; add a pattern for the files, such as {}.*
+    run --log /x --rotate-at 1KiB
+      --rotate-at: 1KiB is too small; give 64KiB or more
+    run --log /x --rotate-at 1MiB --rotate-keep 0
+      --rotate-keep: 0 is out of bounds; give 1 to 100
+    run --log /x --rotate-at 1MiB --rotated-glob {}-*
+      --rotate-at: /x would be renamed to /x.1, which --rotated-glob {}-* does not match; give one that does
+    run --log /x --silence-after 99w
+      --silence-after: "99w" is not a duration; write 10s, 5m, 1h or plain seconds
+    run --log /x --dedup-store http://:secret@host
+      --dedup-store: is not the address of a store; give redis://… or rediss://…
+    run --log /x --dedup-store redis://host --dedup-store-password-file /no/such/file
+      --dedup-store-password-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
+    run --log /x --dedup-store redis://host --dedup-store-ca-file /dev/null
+      --dedup-store: has no TLS to check; give rediss://… or no --dedup-store-ca-file
+    run --log /x --dedup-store-timeout 1ms
+      --dedup-store-timeout: 1ms is out of bounds; give 50ms to 30s
     run --log /x --format xml
       --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
     run --log /x --log-format xml
@@ -747,26 +831,35 @@ fn commands() {
 fn defaults() {
     let loaded = try_load("check-config --log /var/log/vlmcsd.log", &[], "").unwrap();
     insta::assert_snapshot!(loaded.effective.to_string(), @"
-    log                vlmcsd.log=/var/log/vlmcsd.log  flag --log
-    state              -                               default
-    from               end                             default
-    input-format       auto                            default
-    log-timezone       UTC                             default
-    max-line           64KiB                           default
-    pod-cidr           10.10.0.0/16                    default
-    node-cidr          10.0.20.0/24                    default
-    classes            -                               default
-    dedup-window       1h                              default
-    post-refused       false                           default
-    post-max-age       24h                             default
-    log-format         human                           default
-    log-level          info                            default
-    slack-webhook-url  -                               default
-    slack-channel      -                               default
-    slack-username     -                               default
-    slack-icon         -                               default
-    slack-timeout      10s                             default
-    metrics-listen     [::]:9101                       default
+    log                        vlmcsd.log=/var/log/vlmcsd.log  flag --log
+    state                      -                               default
+    from                       resume                          default
+    first-run                  end                             default
+    rotated-glob               {}[.-]*                         default
+    rotate-at                  -                               default
+    rotate-keep                3                               default
+    silence-after              0s                              default
+    dedup-store                -                               default
+    dedup-store-password-file  -                               default
+    dedup-store-ca-file        -                               default
+    dedup-store-timeout        1s                              default
+    input-format               auto                            default
+    log-timezone               UTC                             default
+    max-line                   64KiB                           default
+    pod-cidr                   10.10.0.0/16                    default
+    node-cidr                  10.0.20.0/24                    default
+    classes                    -                               default
+    dedup-window               1h                              default
+    post-refused               false                           default
+    post-max-age               24h                             default
+    log-format                 human                           default
+    log-level                  info                            default
+    slack-webhook-url          -                               default
+    slack-channel              -                               default
+    slack-username             -                               default
+    slack-icon                 -                               default
+    slack-timeout              10s                             default
+    metrics-listen             [::]:9101                       default
     ");
 }
 
@@ -779,16 +872,13 @@ fn the_state_belongs_where_systemd_says() {
     };
     let systemd = [("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")];
     let resumed = |path: &str| (path.to_owned(), StartFrom::Resume);
-    assert_eq!(state("", &[], ""), (String::new(), StartFrom::End));
+    assert_eq!(state("", &[], ""), resumed(""));
     assert_eq!(
         state("", &systemd, ""),
         resumed("/var/lib/a/kms-notifier.redb")
     );
     assert_eq!(state("", &systemd, "state = '/b'"), resumed("/b"));
-    assert_eq!(
-        state("--state=", &systemd, ""),
-        (String::new(), StartFrom::End)
-    );
+    assert_eq!(state("--state=", &systemd, ""), resumed(""));
     assert_eq!(
         state("--state /a --from start", &[], ""),
         ("/a".into(), StartFrom::Start)
@@ -905,23 +995,49 @@ fn help() {
                                         info]
 
     Following and telling:
-          --log <[NAME=]PATH>              A log to follow, `-` for standard input; repeated
-          --from <WHERE>                   Where to begin in a file that exists at the start: end, start
-                                           or resume [default: resume with a state, else end]
-          --state <PATH>                   Database that keeps positions and messages over a restart
-                                           [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
-          --slack-webhook-url <URL>        Slack incoming webhook; without one, messages go to the log
-          --slack-webhook-url-file <PATH>  A file that holds the webhook's URL
-          --slack-channel <NAME>           Channel to post to [default: the webhook's own]
-          --slack-username <NAME>          Name to post under [default: the webhook's own]
-          --slack-icon <ICON>              Icon to post with, an emoji such as :key: or a URL [default:
-                                           the webhook's own]
-          --slack-timeout <DURATION>       Longest wait for Slack's answer [default: 10s]
-          --metrics-listen <ADDRESS:PORT>  Where to serve metrics and health [default: [::]:9101, IPv4
-                                           too]
-          --metrics-port <PORT>            The same, the port alone; 0 takes a free one [default: 9101]
-          --state-reset                    Remove the state first: positions, unsent messages and who
-                                           was told
+          --log <[NAME=]PATH>
+              A log to follow, `-` for standard input; repeated
+          --from <WHERE>
+              Where to begin in a file that exists at the start: resume, end or start [default: resume]
+          --first-run <WHERE>
+              The same where nothing is known of an earlier run: end or start [default: end]
+          --rotated-glob <GLOB>
+              What rotated files are called beside the log; {} is its name [default: {}[.-]*]
+          --rotate-at <SIZE>
+              Rotate a log that was read and is as large; for servers that reopen it for every line
+          --rotate-keep <COUNT>
+              How many rotated files to keep then [default: 3]
+          --silence-after <DURATION>
+              Alert when no line comes for so long; 0 never does [default: 0]
+          --dedup-store <URL>
+              Redis or Valkey by which several sidecars agree on who tells: redis://… or rediss://…
+          --dedup-store-password-file <PATH>
+              A file that holds its password
+          --dedup-store-ca-file <PATH>
+              A file with the authorities that sign its certificate, PEM [default: the public ones]
+          --dedup-store-timeout <DURATION>
+              Longest wait for its answer [default: 1s]
+          --state <PATH>
+              Database that keeps positions and messages over a restart [default:
+              $STATE_DIRECTORY/kms-notifier.redb, else none]
+          --slack-webhook-url <URL>
+              Slack incoming webhook; without one, messages go to the log
+          --slack-webhook-url-file <PATH>
+              A file that holds the webhook's URL
+          --slack-channel <NAME>
+              Channel to post to [default: the webhook's own]
+          --slack-username <NAME>
+              Name to post under [default: the webhook's own]
+          --slack-icon <ICON>
+              Icon to post with, an emoji such as :key: or a URL [default: the webhook's own]
+          --slack-timeout <DURATION>
+              Longest wait for Slack's answer [default: 10s]
+          --metrics-listen <ADDRESS:PORT>
+              Where to serve metrics and health [default: [::]:9101, IPv4 too]
+          --metrics-port <PORT>
+              The same, the port alone; 0 takes a free one [default: 9101]
+          --state-reset
+              Remove the state first: positions, unsent messages and who was told
 
     Arguments:
       [CMD]...  A server to start; its standard output is the log

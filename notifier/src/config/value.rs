@@ -9,6 +9,8 @@ use jiff::SignedDuration;
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
+use crate::source::tail::RotatedGlob;
+
 /// A value that one text gives.
 pub(super) trait Setting: Sized {
     /// Reads it; the error says what is wrong and what to write instead.
@@ -39,8 +41,17 @@ pub enum StartFrom {
     End,
     /// At its first byte.
     Start,
-    /// Where the last run stopped.
+    /// Where the last run stopped; where none did, as [`FirstRun`] says.
     Resume,
+}
+
+/// Where reading a file begins that exists when nothing is known of an earlier run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FirstRun {
+    /// At its end: only what is new.
+    End,
+    /// At its first byte.
+    Start,
 }
 
 /// The form of the program's own log on stderr.
@@ -89,6 +100,40 @@ impl Setting for StartFrom {
     }
     fn show(&self) -> String {
         shown_choice(self)
+    }
+}
+
+impl Setting for FirstRun {
+    fn parse(text: &str) -> Result<Self, String> {
+        choice(text)
+    }
+    fn show(&self) -> String {
+        shown_choice(self)
+    }
+}
+
+impl Setting for RotatedGlob {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map_err(|error| format!("{text:?} finds no rotated files: {error}"))
+    }
+    fn show(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A number of things.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(super) struct Count(pub(super) u32);
+
+impl Setting for Count {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+            .map(Self)
+            .map_err(|_| format!("{text:?} is not a number; give a whole one"))
+    }
+    fn show(&self) -> String {
+        self.0.to_string()
     }
 }
 
@@ -142,6 +187,7 @@ impl Setting for Size {
             "" | "B" => Some(1),
             "KiB" => Some(1 << 10),
             "MiB" => Some(1 << 20),
+            "GiB" => Some(1 << 30),
             _ => None,
         };
         let bytes = || digits.parse::<usize>().ok()?.checked_mul(unit?);
@@ -151,6 +197,7 @@ impl Setting for Size {
     }
     fn show(&self) -> String {
         match self.0 {
+            n if n % (1 << 30) == 0 => format!("{}GiB", n >> 30),
             n if n % (1 << 20) == 0 => format!("{}MiB", n >> 20),
             n if n % (1 << 10) == 0 => format!("{}KiB", n >> 10),
             n => n.to_string(),
@@ -334,6 +381,7 @@ mod tests {
             ("2 KiB", 2048),
             ("100", 100),
             ("100B", 100),
+            ("3GiB", 3 << 30),
         ] {
             assert_eq!(Size::parse(text), Ok(Size(bytes)), "{text}");
         }

@@ -24,6 +24,7 @@ mod simulation;
 mod stored_tests;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -35,7 +35,7 @@ use jiff::Timestamp;
 use generation::{Begin, Generation, Reading};
 pub use mark::{FileId, Mark, Print};
 use old::Old;
-pub use rotate::{Rotate, RotateError};
+pub use rotate::{Rotate, RotateError, numbered};
 pub use rotated::{RotatedGlob, RotatedGlobError};
 
 use super::{DEFAULT_MAX_LINE, LineHandler, Notice, Progress, Rotation};

@@ -13,7 +13,7 @@ pub(super) enum Old {
     /// As the server wrote it, and may go on writing it for a while.
     Plain(Generation),
     /// Compressed since: it does not grow.
-    Packed(Box<Packed>),
+    Packed(Packed),
 }
 
 impl Old {

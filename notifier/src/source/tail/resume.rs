@@ -203,7 +203,7 @@ impl Search {
         let opened = open_plain(path)?;
         if is_packed(&opened.0)? {
             let packed = Packed::resumed(path.to_owned(), opened, mark, self.max_line)?;
-            return Ok(packed.map(|packed| Old::Packed(Box::new(packed))));
+            return Ok(packed.map(Old::Packed));
         }
         if !mark.is_in(&opened.0, &opened.1)? {
             return Ok(None);
@@ -218,7 +218,7 @@ fn open(path: &Path, max_line: usize) -> io::Result<Old> {
     let opened = open_plain(path)?;
     if is_packed(&opened.0)? {
         let packed = Packed::new(path.to_owned(), opened, max_line);
-        return Ok(Old::Packed(Box::new(packed)));
+        return Ok(Old::Packed(packed));
     }
     Generation::new(opened, Begin::Start, max_line).map(Old::Plain)
 }

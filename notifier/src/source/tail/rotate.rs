@@ -83,8 +83,9 @@ pub(super) fn rotate(path: &Path, id: FileId, keep: u32) -> Result<(), RotateErr
     fs::rename(path, numbered(path, 1)).map_err(failed(path))
 }
 
-/// `NAME.number`
-pub(super) fn numbered(path: &Path, number: u32) -> PathBuf {
+/// What the log is called once it was rotated so many times: `NAME.number`.
+#[must_use]
+pub fn numbered(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     name.into()

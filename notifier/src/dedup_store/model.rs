@@ -1,0 +1,52 @@
+//! What a store does, without one: for tests of those who use it.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::{Act, Answer, CLAIM_LIFE, Request, StoreKey};
+use crate::event::EventId;
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    event: EventId,
+    told: bool,
+    until: Instant,
+}
+
+/// The claims that a store holds.
+#[derive(Debug, Default)]
+pub(super) struct ModelStore {
+    held: HashMap<StoreKey, Held>,
+}
+
+impl ModelStore {
+    pub(super) fn carry_out(&mut self, request: &Request, now: Instant) -> Answer {
+        let Request { key, event, act } = *request;
+        let held = self.held.get(&key).copied();
+        let held = held.filter(|held| held.until > now);
+        let mut hold = |told, life: Duration| {
+            let until = now + life;
+            self.held.insert(key, Held { event, told, until });
+        };
+        match (act, held) {
+            (Act::Tell(_), Some(held)) if held.told => Answer::Told,
+            (Act::Tell(life), _) => {
+                hold(true, life);
+                Answer::Told
+            }
+            (Act::Claim, Some(held)) if held.told => Answer::Told,
+            (Act::Claim, Some(held)) if held.event != event => Answer::Theirs {
+                expires_in: held.until - now,
+            },
+            (Act::Claim, _) => {
+                hold(false, CLAIM_LIFE);
+                Answer::Ours
+            }
+            (Act::Release, Some(held)) if held.event == event && !held.told => {
+                self.held.remove(&key);
+                Answer::Ours
+            }
+            (Act::Release, _) => Answer::Ours,
+        }
+    }
+}
