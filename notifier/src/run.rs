@@ -147,6 +147,9 @@ pub async fn run(
     let (to_hub, inbox) = channel(INBOX);
     let logs = Logs::open(&config, &mut kept, &to_hub)?;
     tracing::info!(%address, "serving metrics");
+    if config.state.is_none() {
+        tracing::info!("no --state: positions and unsent messages end with the program");
+    }
     let metrics = Metrics::new(Setup {
         logs: &names,
         sources: &class_names(&settings),
@@ -227,7 +230,6 @@ impl Kept {
     ) -> Result<Self, ConfigError> {
         let seed = fastrand::u64(..);
         let Some(State { path, reset }) = state else {
-            tracing::info!("no --state: positions and unsent messages end with the program");
             return Ok(Self {
                 policy: Policy::new(settings.clone(), seed),
                 store: None,

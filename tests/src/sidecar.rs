@@ -201,18 +201,14 @@ impl Sidecar {
             .unwrap_or_else(|| panic!("{series} never became as wanted:\n{}", self.metrics()))
     }
 
-    /// Waits until `/readyz` says yes.
+    /// GETs `path` until the status is this one, and returns that answer's body.
     ///
     /// # Panics
-    /// When it never does.
-    pub fn wait_until_ready(&self) {
-        let mut answer = String::new();
-        poll(|| {
-            let (status, body) = self.get("/readyz", "*/*");
-            answer = body;
-            (status == 200).then_some(())
-        })
-        .unwrap_or_else(|| panic!("never ready: {answer}"));
+    /// When it never is.
+    pub fn wait_for_status(&self, path: &str, wanted: u16) -> String {
+        poll(|| Some(self.get(path, "*/*")).filter(|(status, _)| *status == wanted))
+            .map(|(_, body)| body)
+            .unwrap_or_else(|| panic!("{path} never answered {wanted}; {self:?}"))
     }
 
     /// Its process id, until [`Self::wait`].

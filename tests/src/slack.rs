@@ -14,6 +14,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::Watch;
@@ -52,7 +53,7 @@ impl Post {
     /// # Panics
     /// When it is not.
     #[must_use]
-    pub fn json(&self) -> serde_json::Value {
+    pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).expect("a post's body is JSON")
     }
 
@@ -61,15 +62,10 @@ impl Post {
     #[must_use]
     pub fn fields(&self) -> BTreeMap<String, String> {
         let json = self.json();
-        let blocks = json
-            .get("blocks")
-            .and_then(serde_json::Value::as_array)
-            .into_iter()
-            .flatten();
-        let fields = blocks.flat_map(|block| block["fields"].as_array().into_iter().flatten());
-        let texts = fields.filter_map(|field| field["text"].as_str()?.split_once('\n'));
+        let fields = blocks(&json).flat_map(|block| list(block, "/fields"));
+        let texts = fields.filter_map(|field| field.pointer("/text")?.as_str()?.split_once('\n'));
         texts
-            .map(|(label, value)| (label.into(), value.into()))
+            .map(|(label, value)| (label.to_owned(), value.to_owned()))
             .collect()
     }
 
@@ -77,15 +73,22 @@ impl Post {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let json = self.json();
-        let blocks = json
-            .get("blocks")
-            .and_then(serde_json::Value::as_array)
-            .into_iter()
-            .flatten();
-        let sections = blocks.filter(|block| block["type"] == "section");
+        let sections = blocks(&json).skip(1); // the title
         let texts = sections.filter_map(|section| section.pointer("/text/text")?.as_str());
         texts.flat_map(str::lines).map(str::to_owned).collect()
     }
+}
+
+fn blocks(message: &Value) -> impl Iterator<Item = &Value> {
+    list(message, "/blocks")
+}
+
+fn list<'a>(value: &'a Value, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
 }
 
 impl fmt::Debug for Post {

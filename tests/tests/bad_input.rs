@@ -63,7 +63,7 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
             ["--class", "lab=10.10.0.0/16"],
             [
                 "--classes",
-                "class internal_pod and in class lab",
+                "internal_pod and in class lab",
                 "leave it in one",
             ],
         ),
@@ -117,8 +117,8 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
             ["--input-format", "\"xml\"", "give one of auto, plain"],
         ),
         (
-            ["--from", "resume"],
-            ["--from", "durable state", "give end or start"],
+            ["--from", "middle"],
+            ["--from", "\"middle\"", "give one of end, start, resume"],
         ),
         (
             ["--metrics-listen", "9101"],
@@ -380,12 +380,12 @@ fn a_log_that_becomes_unreadable_is_waited_for() {
     let complaint =
         |line: &str| line.contains("is not a regular file") && line.contains("trying again");
     sidecar.wait_for_log(complaint);
-    assert_eq!(sidecar.get("/readyz", "*/*").0, 503);
+    sidecar.wait_for_status("/readyz", 503);
     fs::remove_dir(log.path()).unwrap();
     log.reopen();
     log.bytes(Visit::from("10.10.0.2").probe());
     let _ = sidecar.wait_for_lines(2);
-    sidecar.wait_until_ready();
+    sidecar.wait_for_status("/readyz", 200);
     assert_eq!(
         sidecar
             .stderr()

@@ -1,5 +1,9 @@
 //! The real binary on files that grow, rotate, disappear and come back: no line
 //! is lost where the file system still has it, and none is read twice.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what is not there fails the test, as it should"
+)]
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -99,7 +103,7 @@ fn a_file_that_appears_later_is_read_from_its_first_byte() {
     fs::write(dir.path().join("new"), probes([1, 2])).unwrap();
     fs::rename(dir.path().join("new"), &path).unwrap();
     assert_eq!(told(&sidecar, 2), [1, 2]);
-    assert_eq!(sidecar.get("/readyz", "*/*"), (200, "ok\n".to_owned()));
+    assert_eq!(sidecar.wait_for_status("/readyz", 200), "ok\n");
     let said = sidecar.stderr().iter().filter(|line| waiting(line)).count();
     assert_eq!(said, 1, "it says so once");
     end_with(sidecar, [1, 2]);
@@ -142,6 +146,30 @@ fn an_activation_is_told_at_its_response() {
         kinds,
         ["server_started", "activation", "probe", "probe", "probe"]
     );
+}
+
+/// Somebody unseen may be connected too, so it is not exact; but one address is
+/// not several, and clients with the same name must not mute each other.
+#[test]
+fn a_request_in_a_log_that_was_joined_late_has_its_address() {
+    let dir = directory();
+    let mut log = LogWriter::open(dir.path().join("log"));
+    log.bytes(probes([1]));
+    let sidecar = follow(log.path(), &["--from", "end"]);
+    for ip in ["10.10.0.2", "10.10.0.3"] {
+        log.bytes(Visit::from(ip).activation());
+    }
+    for (line, ip) in sidecar
+        .wait_for_lines(2)
+        .iter()
+        .zip(["10.10.0.2", "10.10.0.3"])
+    {
+        let event: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["ip"], ip, "{event}");
+        assert_eq!(event["attribution"], "inferred", "{event}");
+        assert_eq!(event["candidates"], Value::Null, "{event}");
+        assert_eq!(event["dedup"], "post", "{event}");
+    }
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! What Prometheus gets: both formats, every promised metric, the right numbers,
 //! and nothing that a client wrote.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "what is not there fails the test, as it should"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -28,7 +33,7 @@ fn scrape(sidecar: &Sidecar) -> Exposition {
 }
 
 /// Names and types as docs/metrics.md promises them, in the classic format.
-const PROMISED: [(&str, &str); 19] = [
+const PROMISED: [(&str, &str); 26] = [
     ("kms_activations_dedup_skipped_total", "counter"),
     ("kms_activations_total", "counter"),
     ("kms_connection_probes_total", "counter"),
@@ -37,14 +42,21 @@ const PROMISED: [(&str, &str); 19] = [
     ("kms_notifier_attributions_total", "counter"),
     ("kms_notifier_build_info", "gauge"),
     ("kms_notifier_bytes_total", "counter"),
+    ("kms_notifier_dead_letters", "gauge"),
     ("kms_notifier_evictions_total", "counter"),
     ("kms_notifier_lag_bytes", "gauge"),
     ("kms_notifier_last_line_timestamp_seconds", "gauge"),
     ("kms_notifier_lines_total", "counter"),
+    ("kms_notifier_log_gaps_total", "counter"),
     ("kms_notifier_log_rotations_total", "counter"),
     ("kms_notifier_notification_seconds", "histogram"),
     ("kms_notifier_notifications_total", "counter"),
     ("kms_notifier_outbox_messages", "gauge"),
+    ("kms_notifier_state_save_seconds", "histogram"),
+    ("kms_notifier_state_saves_total", "counter"),
+    ("kms_notifier_state_set_aside_total", "counter"),
+    ("kms_notifier_state_size_bytes", "gauge"),
+    ("kms_notifier_state_up", "gauge"),
     ("kms_notifier_suspect_lines_total", "counter"),
     ("kms_refusals_total", "counter"),
     ("kms_slack_notifier_up", "gauge"),
@@ -108,7 +120,9 @@ fn every_promised_metric_comes_and_no_other() {
     let sidecar = Sidecar::spawn(
         command
             .args(["run", "--from", "start", "--log"])
-            .arg(log.path()),
+            .arg(log.path())
+            .arg("--state")
+            .arg(dir.path().join("state")),
     );
     let visit = Visit::from("10.10.0.1");
     log.bytes(server_started() + &visit.activation());
@@ -136,6 +150,14 @@ fn the_numbers_are_those_of_the_events() {
     }
     // What waits for more lines is decided when none came for a while.
     assert_eq!(sidecar.wait_for_lines(events.len()).len(), events.len());
+    // Lines and bytes are counted when the events of a batch are printed.
+    for recording in &recordings {
+        #[expect(clippy::cast_precision_loss, reason = "files of a megabyte at most")]
+        let size = recording.bytes().len() as f64;
+        let series = |name| format!("kms_notifier_{name}{{log=\"{}.log\"}}", recording.name);
+        sidecar.wait_for_sample(&series("bytes_total"), |bytes| bytes == size);
+        sidecar.wait_for_sample(&series("lag_bytes"), |bytes| bytes == 0.0);
+    }
     let metrics = scrape(&sidecar);
     events.retain(|event| event["suspect"] != true);
 
@@ -186,21 +208,17 @@ fn the_numbers_are_those_of_the_events() {
     assert_eq!(metrics.sum("kms_refusals_total", &hresult), Some(refused));
 
     for recording in &recordings {
-        let bytes = recording.bytes();
         let log = format!("{}.log", recording.name);
         let sum = |name: &str| metrics.sum(name, &[("log", &log)]).unwrap();
-        #[expect(clippy::cast_precision_loss, reason = "files of a megabyte at most")]
-        let size = bytes.len() as f64;
-        assert_eq!(sum("kms_notifier_bytes_total"), size, "{log}");
-        assert_eq!(sum("kms_notifier_lag_bytes"), 0.0, "{log}");
         assert!(
             sum("kms_notifier_last_line_timestamp_seconds") > 1.7e9,
             "{log}"
         );
-        let classes = sum("kms_notifier_lines_total");
+        // Of a line in parts, the first counts and the others are none.
         if !log.starts_with("cri-") {
-            let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-            assert_eq!(classes, f64::from(u32::try_from(lines).unwrap()), "{log}");
+            let lines = recording.bytes().split(|byte| *byte == b'\n').count() - 1;
+            let lines = f64::from(u32::try_from(lines).unwrap());
+            assert_eq!(sum("kms_notifier_lines_total"), lines, "{log}");
         }
     }
     assert_no_client_text(&metrics, &recordings);
@@ -339,7 +357,7 @@ fn health_is_told_and_nothing_else_is_served() {
         assert_eq!(sidecar.get(path, "*/*").0, 404, "{path}");
     }
     std::fs::write(&missing, "").unwrap();
-    sidecar.wait_until_ready();
+    sidecar.wait_for_status("/readyz", 200);
 }
 
 #[test]
@@ -348,8 +366,10 @@ fn suspect_lines_are_counted_and_nothing_else_of_them() {
     let events = replay(&[], &[&recording.path]);
     let sidecar = follow(std::slice::from_ref(&recording));
     let _ = sidecar.wait_for_lines(events.len());
-    let metrics = scrape(&sidecar);
-    let log = [("log", "svn1113-hostile.log")];
-    assert!(metrics.sum("kms_notifier_suspect_lines_total", &log) > Some(0.0));
-    assert_eq!(metrics.sum("kms_activations_total", &[]), Some(28.0));
+    let suspect = "kms_notifier_suspect_lines_total{log=\"svn1113-hostile.log\"}";
+    sidecar.wait_for_sample(suspect, |lines| lines > 0.0);
+    assert_eq!(
+        scrape(&sidecar).sum("kms_activations_total", &[]),
+        Some(28.0)
+    );
 }

@@ -1,5 +1,9 @@
 //! The sidecar as a process: the server it starts, signals, its end, and outputs
 //! that nobody reads any more.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what is not there fails the test, as it should"
+)]
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
