@@ -261,7 +261,7 @@ fn the_file_is_named_with_its_key() {
             "slack-webhook-url = \"x\"",
             ["slack-webhook-url in ", "", "https://"],
         ),
-        ("max-line = \"1GiB\"", ["max-line in ", "1GiB", "write"]),
+        ("max-line = \"1XiB\"", ["max-line in ", "1XiB", "write"]),
         (
             "post-refused = \"maybe\"",
             ["post-refused in ", "\"maybe\"", "give true or false"],

@@ -372,9 +372,7 @@ fn exchanges(log: &str, event: &Event) -> Vec<Range<usize>> {
             // Once in the request's block and once in the answer's, in turn.
             let lines = lines_with(&format!("Client machine ID               : {id}"));
             let pairs = lines.chunks_exact(2);
-            pairs
-                .filter_map(|pair| Some(*pair.first()?..*pair.last()?))
-                .collect()
+            pairs.map(|pair| pair[0]..pair[1]).collect()
         }
         None => {
             let name = event.workstation.as_deref().unwrap();

@@ -12,6 +12,7 @@ mod layers;
 mod raw;
 mod serving;
 mod shown;
+mod state;
 mod value;
 
 use std::ffi::OsString;
@@ -36,8 +37,9 @@ pub use cli::ReplayFormat;
 pub use error::{ConfigError, Origin, Stop};
 pub use layers::Environment;
 pub use raw::Secret;
-pub use serving::{Config, Input, Listen, Log, Slack, State};
+pub use serving::{Config, Input, Listen, Log, Slack};
 pub use shown::Effective;
+pub use state::State;
 pub use value::{FirstRun, InputFormat, LogFormat, StartFrom};
 
 /// Names of classes that are always there; `external` is what no network holds.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::error::{ConfigError, Origin};
 use super::layers::{LAYERS, Layers, read_bounded};
 use super::raw::Secret;
+use super::state::{State, state};
 use super::value::{
     Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
 };
@@ -73,15 +74,6 @@ pub enum Input {
     Stdin,
     /// The standard output of a program to start: its name or path, and its arguments.
     Child(OsString, Vec<OsString>),
-}
-
-/// The database that outlives the program.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
-    /// Its file.
-    pub path: PathBuf,
-    /// Whether what is there is removed first.
-    pub reset: bool,
 }
 
 /// Where and how to post. Texts have no control characters.
@@ -178,12 +170,12 @@ pub(super) fn config(
     )?;
     Ok(Config {
         logs,
+        state,
         from,
         first_run,
         rotated,
         rotate,
         silence_after: Some(silence_after).filter(|after| !after.is_zero()),
-        state,
         reading: reading(layers)?,
         slack: slack(layers)?,
         metrics: listen(layers)?,
@@ -254,30 +246,6 @@ fn from(layers: &mut Layers, has_state: bool) -> Result<StartFrom, ConfigError> 
         )),
         _ => Ok(from),
     }
-}
-
-/// An empty path keeps no state, whatever a lower place says.
-fn state(layers: &mut Layers, reset: bool) -> Result<Option<State>, ConfigError> {
-    const KEY: &str = "state";
-    let (path, origin) = match layers.pick(KEY, |raw| &raw.serving.state) {
-        Some((text, origin, _)) => (PathBuf::from(&*text), origin),
-        None => layers
-            .default_state("kms-notifier.redb")
-            .unwrap_or((PathBuf::new(), Origin::Default(KEY))),
-    };
-    let shown = path.display().to_string();
-    layers.effective.add(KEY, &*shown, origin.clone());
-    if shown.chars().any(char::is_control) || shown.ends_with('/') {
-        let what = format!("{shown:?} is not a file; give the path of one");
-        return Err(ConfigError::new(&origin, what));
-    }
-    if reset && shown.is_empty() {
-        return Err(ConfigError::new(
-            &Origin::Flag("state-reset"),
-            "there is no state to remove; give --state PATH, too",
-        ));
-    }
-    Ok((!shown.is_empty()).then_some(State { path, reset }))
 }
 
 fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {

@@ -827,16 +827,14 @@ fn the_state_belongs_where_systemd_says() {
     };
     let systemd = [("STATE_DIRECTORY", "/var/lib/a:/var/lib/b")];
     let resumed = |path: &str| (path.to_owned(), StartFrom::Resume);
-    assert_eq!(state("", &[], ""), (String::new(), StartFrom::End));
+    let ended = (String::new(), StartFrom::End);
+    assert_eq!(state("", &[], ""), ended);
     assert_eq!(
         state("", &systemd, ""),
         resumed("/var/lib/a/kms-notifier.redb")
     );
     assert_eq!(state("", &systemd, "state = '/b'"), resumed("/b"));
-    assert_eq!(
-        state("--state=", &systemd, ""),
-        (String::new(), StartFrom::End)
-    );
+    assert_eq!(state("--state=", &systemd, ""), ended);
     assert_eq!(
         state("--state /a --from start", &[], ""),
         ("/a".into(), StartFrom::Start)
