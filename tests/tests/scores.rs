@@ -4,6 +4,7 @@
 //! the figures are explained at [`Figures`].
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a test that cannot read its input has nothing to say"
 )]
 #![expect(
