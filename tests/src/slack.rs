@@ -158,6 +158,11 @@ impl FakeSlack {
         self.state.update(|state| state.script.push_back(behaviour));
     }
 
+    /// Forgets the rest of the script: from now on posts are accepted.
+    pub fn relent(&self) {
+        self.state.update(|state| state.script.clear());
+    }
+
     /// Everything posted so far.
     #[must_use]
     pub fn posts(&self) -> Vec<Post> {
