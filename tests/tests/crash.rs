@@ -217,7 +217,9 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         Sidecar::spawn(&mut command)
     };
     let mut printed = Printed::default();
-    // Spread over all kills.
+    // Spread over all kills. No process lives long enough to let go of a rotated
+    // file, and 32 of them are resumed at most.
+    let rotations = kills / 8;
     let pace = server.lines.len() / usize::try_from(kills).expect("not that many") + 1;
     for _ in 0..kills {
         if failing {
@@ -238,7 +240,7 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         for _ in 0..random.usize(..4) {
             let lines = random.usize(..=pace);
             server.write(&mut random, lines);
-            if random.u8(..20) == 0 {
+            if random.u64(..rotations) == 0 {
                 server.rename();
             }
             std::thread::sleep(Duration::from_millis(random.u64(..30)));
@@ -246,7 +248,7 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         sidecar.kill();
         sidecar.wait();
         printed.take(sidecar.stdout());
-        match random.u8(..40) {
+        match random.u64(..2 * rotations) {
             0 => server.copy_truncate(),
             1 => server.rename(),
             _ => {}
