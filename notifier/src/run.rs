@@ -150,9 +150,6 @@ pub async fn run(
         tracing::info!("no --state: positions and unsent messages end with the program");
     }
     tracing::info!(%address, "serving metrics");
-    if config.state.is_none() {
-        tracing::info!("no --state: positions and unsent messages end with the program");
-    }
     let metrics = Metrics::new(Setup {
         logs: &names,
         sources: &class_names(&settings),

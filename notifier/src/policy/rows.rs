@@ -1,6 +1,6 @@
 //! What the policy keeps, as rows of bytes: all that a durable twin has to know.
 //!
-//! Every room of the policy notes which of its rows changed ([`Changed`]). What
+//! Every room of the policy notes which of its rows changed (`Changed`). What
 //! is in the rows is the policy's own business; the layout of each table is
 //! pinned by a test beside the code that writes it.
 
