@@ -4,7 +4,8 @@
 //! the hub, and the caller's, which serves HTTP, posts and waits for signals. No
 //! thread waits for one that comes later on the way, except a log's for the hub.
 
-use std::collections::BTreeMap;
+mod kept;
+
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,26 +18,25 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::config::{
-    Config, ConfigError, DeadLetters, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
-    State,
+    Config, ConfigError, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
 };
 use crate::follow::{Follower, Source};
 use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
 use crate::line::Class;
+use crate::policy::Settings;
 use crate::policy::watches::Watches;
-use crate::policy::{Policy, Settings};
 use crate::reader::Reader;
-use crate::saved::SavedLog;
 use crate::sink::http::{self, Readiness};
 use crate::sink::metrics::{Metrics, Setup};
 use crate::sink::slack::{Poster, Style};
-use crate::sink::state::control::{self, Control, Reply, Request};
-use crate::sink::state::{self, Opened, Saved};
 use crate::source::child::Child;
 use crate::source::container::Format;
 use crate::source::stream::{Stream, read_stdin};
 use crate::source::tail::{Start, Tail, TailOptions};
 use crate::source::wake::{Wake, Waker};
+use kept::Kept;
+
+pub use kept::dead_letters;
 
 /// Batches on their way to the hub at most. A log whose batch does not fit waits.
 const INBOX: usize = 64;
@@ -183,7 +183,7 @@ pub async fn run(
         }
     };
     if let Some(state) = &config.state {
-        listen(state, &to_hub);
+        kept::listen(state, &to_hub);
     }
     let hub = Hub {
         policy: kept.policy,
@@ -213,102 +213,6 @@ pub async fn run(
         running.terminate(rustix::process::Signal::TERM);
     }
     Ok(running.exit_code())
-}
-
-/// What an earlier run left, or nothing.
-struct Kept {
-    policy: Policy,
-    store: Option<state::Store>,
-    logs: BTreeMap<String, SavedLog>,
-}
-
-impl Kept {
-    fn open(
-        state: Option<&State>,
-        settings: &Settings,
-        logs: &[Arc<str>],
-    ) -> Result<Self, ConfigError> {
-        let seed = fastrand::u64(..);
-        let Some(State { path, reset }) = state else {
-            return Ok(Self {
-                policy: Policy::new(settings.clone(), seed),
-                store: None,
-                logs: BTreeMap::new(),
-            });
-        };
-        let Opened {
-            store,
-            policy,
-            logs,
-        } = state::open(path, *reset, settings, seed, logs)
-            .map_err(|error| ConfigError::line(format_args!("--state: {error}")))?;
-        Ok(Self {
-            policy,
-            store: Some(store),
-            logs,
-        })
-    }
-}
-
-/// Answers those who ask about dead letters. Without the socket all else works.
-fn listen(state: &State, hub: &Sender<Message>) {
-    let control = match Control::bind(&state.path) {
-        Ok(control) => control,
-        Err(error) => {
-            return tracing::warn!("no control socket beside the state: {error}");
-        }
-    };
-    let hub = hub.downgrade();
-    tokio::spawn(async move {
-        let ask = async |request: Request| {
-            let (reply, answer) = oneshot::channel();
-            let hub = hub.upgrade()?;
-            hub.send(Message::Control(request, reply)).await.ok()?;
-            answer.await.ok()
-        };
-        control.serve(ask).await;
-    });
-}
-
-/// Lists, retries or drops dead letters: through the sidecar that has the state
-/// open, or where none has, in the state itself. Returns the lines to print.
-///
-/// # Errors
-/// There is no such state, or it cannot be used.
-pub fn dead_letters(what: &DeadLetters) -> Result<Vec<String>, RunError> {
-    let system = |what| move |error| RunError::System { what, error };
-    let asked = control::ask(&what.state, &what.request);
-    let reply = match asked.map_err(system("the sidecar's control socket"))? {
-        Some(reply) => reply,
-        None => in_state(what)?,
-    };
-    match reply {
-        Reply::Letters(letters) => Ok(letters.iter().map(ToString::to_string).collect()),
-        Reply::Done(count) => Ok(vec![format!("{count} messages")]),
-        Reply::Error(error) => Err(RunError::System {
-            what: "the sidecar",
-            error: io::Error::other(error),
-        }),
-    }
-}
-
-fn in_state(what: &DeadLetters) -> Result<Reply, RunError> {
-    let path = &what.state;
-    if !path.exists() {
-        let line = format_args!("--state: {} does not exist", path.display());
-        return Err(ConfigError::line(line).into());
-    }
-    let settings = settings(&what.reading);
-    let mut opened = state::open(path, false, &settings, fastrand::u64(..), &[])
-        .map_err(|error| ConfigError::line(format_args!("--state: {error}")))?;
-    let reply = control::answer(&what.request, &mut opened.policy, now());
-    match opened.store.save(&mut opened.policy, now()) {
-        Saved::Failed => Err(RunError::System {
-            what: "the state",
-            error: io::Error::other("it cannot be written"),
-        }),
-        Saved::Nothing | Saved::Written => Ok(reply),
-    }
 }
 
 /// Waits for the hub to end by itself, handling signals meanwhile.

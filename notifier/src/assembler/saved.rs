@@ -186,3 +186,70 @@ pub(super) mod remembered {
         Ok(cache)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::assembler::Input;
+    use crate::event::IdMaker;
+
+    /// A server's start, who is there, a request that waits for evidence and one
+    /// that is being written, in a name that may go on.
+    const LINES: [&str; 9] = [
+        "2026-11-20 21:00:00: Listening on 0.0.0.0:1688",
+        "2026-11-20 21:00:01: IPv4 connection accepted: 10.0.0.1:50001.",
+        "2026-11-20 21:00:01: IPv4 connection accepted: 10.0.0.2:50002.",
+        "2026-11-20 21:00:02: KMS v6.0 request from PC for Windows 10 Professional",
+        "2026-11-20 21:00:02: Sending ePID (randomized at program start): 06401-00206-271",
+        "2026-11-20 21:00:02: <<< Incoming KMS request",
+        "2026-11-20 21:00:02: Protocol version                : 6.0",
+        "2026-11-20 21:00:02: Licensing status                : 1 (Licensed)",
+        "2026-11-20 21:00:02: Workstation name                : PC",
+    ];
+
+    fn assembler() -> Assembler {
+        let mut assembler = Assembler::new("kms".into(), TimeZone::UTC);
+        let (ids, mut events, mut offset) = (IdMaker::new(b"head"), Vec::new(), 0);
+        for line in LINES {
+            let input = Input {
+                text: line.as_bytes(),
+                raw: line.as_bytes(),
+                offset,
+                ids: &ids,
+                stamp: None,
+                yearless: None,
+                pid: None,
+                unwrapped: false,
+                read_at: None,
+            };
+            assembler.handle_line(&input, &mut events);
+            offset += line.len() as u64 + 1;
+        }
+        assembler
+    }
+
+    /// Fails when what is stored, or its layout, changes: then count up [`VERSION`].
+    #[test]
+    fn the_layout_of_version_1() {
+        assert_eq!(VERSION, 1);
+        let assembler = assembler();
+        assert!(assembler.unfinished() > 0);
+        let bytes = assembler.save();
+        let hex: Vec<String> = bytes
+            .chunks(32)
+            .map(|chunk| chunk.iter().map(|b| format!("{b:02x}")).collect())
+            .collect();
+        insta::assert_snapshot!(hex.join("\n"));
+        let restored = Assembler::restore("kms".into(), TimeZone::UTC, &bytes);
+        assert_eq!(restored.map(|restored| restored.save()), Some(bytes));
+    }
+
+    #[test]
+    fn bytes_of_another_layout_are_none() {
+        let bytes = assembler().save();
+        let restore = |bytes: &[u8]| Assembler::restore("kms".into(), TimeZone::UTC, bytes);
+        assert!(restore(&bytes[..bytes.len() - 1]).is_none());
+        assert!(restore(&[&bytes[..], &[0]].concat()).is_none());
+        assert!(restore(&[]).is_none());
+    }
+}

@@ -25,7 +25,10 @@
 //! are held for five seconds, so that reading an old log makes few of them, and then
 //! leave together, while fresh ones pass them by.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod flight;
+mod stored;
+
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -33,9 +36,10 @@ use serde::{Deserialize, Serialize};
 
 use super::dead::{DeadLetter, DeadLetters, Selection};
 use super::dedup::Key;
-use super::message::{Alert, Body, Delivery, DeliveryId, Digest, MAX_ROWS, Notice};
+use super::message::{Alert, Body, Delivery, DeliveryId, Notice};
 use super::pace::{BURST, Pace, later};
-use super::rows::{Changed, Row, Table, Unreadable, decode, encode};
+use super::rows::Changed;
+use flight::{Flight, fold};
 
 /// How many messages may wait, the one on its way included.
 pub const MAX_MESSAGES: usize = 10_000;
@@ -129,20 +133,6 @@ fn is_old(notice: &Notice, now: Timestamp, max_age: SignedDuration) -> bool {
         .is_some_and(|time| now.duration_since(time.at) > max_age)
 }
 
-/// The attempt under way.
-#[derive(Debug, Default)]
-struct Flight {
-    id: DeliveryId,
-    alert: Option<Alert>,
-    messages: VecDeque<Message>,
-    /// What each message's count was when it was handed out.
-    shown: Vec<u64>,
-    /// The keys that the reader sees.
-    listed: HashSet<Key>,
-    overflow: u64,
-    events: u64,
-}
-
 /// What happened since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -154,15 +144,6 @@ pub struct Counts {
     pub overflowed: u64,
     /// Dead letters that newer ones pushed out.
     pub evicted_dead: u64,
-}
-
-/// All that is single, as it is stored; what is under way waits again in it.
-#[derive(Serialize, Deserialize)]
-struct Rest<P> {
-    next_message: u64,
-    overflow: u64,
-    pace: P,
-    alerts: Vec<Alert>,
 }
 
 /// The queue and its pace.
@@ -483,163 +464,4 @@ impl Outbox {
             self.changed.note(|| message.id);
         }
     }
-}
-
-/// What is stored of it, and taken back.
-impl Outbox {
-    pub(super) fn track(&mut self) {
-        self.changed.track();
-        self.dead.track();
-    }
-
-    pub(super) fn has_changed(&self) -> bool {
-        self.rest_changed || !self.changed.is_empty() || !self.dead.changed().is_empty()
-    }
-
-    pub(super) fn lost_track(&self) -> bool {
-        self.changed.is_all() || self.dead.changed().is_all()
-    }
-
-    /// The rows that changed, or all. What is under way is stored as waiting:
-    /// after a crash nobody knows what became of it.
-    pub(super) fn rows(&mut self, whole: bool, out: &mut Vec<Row>) {
-        self.dead.rows(whole, out);
-        let mut changed = self.changed.take();
-        let flight = self.flight.as_ref();
-        let row = |id: MessageId, value| Row {
-            table: Table::Outbox,
-            key: id.0.to_be_bytes().to_vec(),
-            value,
-        };
-        for message in flight.iter().flat_map(|f| &f.messages).chain(&self.waiting) {
-            if changed.remove(&message.id) || whole {
-                out.push(row(message.id, Some(encode(message))));
-            }
-        }
-        if !whole {
-            out.extend(changed.into_iter().map(|id| row(id, None)));
-        }
-        let alerts = flight.and_then(|f| f.alert.clone());
-        let rest = Rest {
-            next_message: self.next_message,
-            overflow: self.overflow + flight.map_or(0, |f| f.overflow),
-            pace: &self.pace,
-            alerts: alerts.into_iter().chain(self.alerts.clone()).collect(),
-        };
-        out.push(Row {
-            table: Table::Rest,
-            key: Vec::new(),
-            value: Some(encode(&rest)),
-        });
-        self.rest_changed = false;
-    }
-
-    /// Takes back a stored row; rows of a table come in the order of their keys.
-    pub(super) fn restore(
-        &mut self,
-        table: Table,
-        key: &[u8],
-        value: &[u8],
-        seed: u64,
-    ) -> Result<(), Unreadable> {
-        match table {
-            Table::Outbox => {
-                let id = key.try_into().map_err(|_| Unreadable(table))?;
-                let mut message: Message = decode(table, value)?;
-                message.id = MessageId(u64::from_be_bytes(id));
-                self.next_message = self.next_message.max(message.id.0 + 1);
-                self.waiting.push_back(message);
-            }
-            Table::DeadLetters => self.dead.restore(key, value)?,
-            _ => {
-                let rest: Rest<Pace> = decode(table, value)?;
-                self.next_message = self.next_message.max(rest.next_message);
-                self.overflow = rest.overflow;
-                self.pace = rest.pace.restored(seed);
-                self.alerts.extend(rest.alerts.into_iter().take(MAX_ALERTS));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Flight {
-    fn alert(id: DeliveryId, alert: Alert) -> Self {
-        Self {
-            id,
-            alert: Some(alert),
-            ..Self::default()
-        }
-    }
-
-    fn new(
-        id: DeliveryId,
-        messages: VecDeque<Message>,
-        listed: HashSet<Key>,
-        overflow: u64,
-    ) -> Self {
-        let shown: Vec<u64> = messages
-            .iter()
-            .map(|message| message.notice.count)
-            .collect();
-        let events = shown.iter().sum::<u64>() + overflow;
-        Self {
-            id,
-            alert: None,
-            messages,
-            shown,
-            listed,
-            overflow,
-            events,
-        }
-    }
-
-    fn into_fates(self, accepted: bool) -> Vec<Fate> {
-        let Self {
-            messages,
-            shown,
-            listed,
-            ..
-        } = self;
-        let fate = |(message, shown): (Message, u64)| Fate {
-            told: (accepted && listed.contains(&message.key))
-                .then(|| message.notice.count.saturating_sub(shown)),
-            key: message.key,
-            message: message.id,
-        };
-        messages.into_iter().zip(shown).map(fate).collect()
-    }
-}
-
-/// One digest of all messages, a row per key, and the keys that it lists.
-fn fold(messages: &VecDeque<Message>, overflow: u64) -> (Digest, HashSet<Key>) {
-    let mut digest = Digest {
-        overflow,
-        ..Digest::default()
-    };
-    // A key has several messages where the window had to forget it.
-    let mut index: HashMap<&Key, usize> = HashMap::with_capacity(messages.len());
-    for message in messages {
-        let next = index.len();
-        let row = *index.entry(&message.key).or_insert(next);
-        if let Some(row) = digest.rows.get_mut(row) {
-            row.count += message.notice.count;
-            row.repeats += message.notice.repeats;
-        } else if row < MAX_ROWS {
-            digest.rows.push(message.notice.clone());
-        } else {
-            digest.more_events += message.notice.count;
-        }
-    }
-    digest.more_rows = index.len() - digest.rows.len();
-    digest.since = messages
-        .iter()
-        .filter_map(|message| message.notice.time)
-        .min_by_key(|t| t.at);
-    let listed = index
-        .iter()
-        .filter(|(_, row)| **row < MAX_ROWS)
-        .map(|(key, _)| (*key).clone());
-    let listed = listed.collect();
-    (digest, listed)
 }
