@@ -40,22 +40,34 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn notifier_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-        let build = escargot::CargoBuild::new()
-            .manifest_path(workspace)
-            // All packages, so that features unify as in `cargo test --workspace`
-            // and the dependencies built for it are used again.
-            .arg("--workspace")
-            .arg("--locked")
-            .bin("kms-notifier")
-            .current_release()
-            .run();
-        match build {
-            Ok(run) => run.path().to_path_buf(),
-            Err(e) => panic!("kms-notifier does not build: {e}"),
-        }
-    })
+    BINARY.get_or_init(|| build("kms-notifier"))
+}
+
+/// The `kms-core` binary, in the same way.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn core_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("kms-core"))
+}
+
+fn build(name: &str) -> PathBuf {
+    let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let build = escargot::CargoBuild::new()
+        .manifest_path(workspace)
+        // All packages, so that features unify as in `cargo test --workspace`
+        // and the dependencies built for it are used again.
+        .arg("--workspace")
+        .arg("--locked")
+        .bin(name)
+        .current_release()
+        .run();
+    match build {
+        Ok(run) => run.path().to_path_buf(),
+        Err(e) => panic!("{name} does not build: {e}"),
+    }
 }
 
 /// A command that runs `kms-notifier` with nothing inherited: a webhook in the
@@ -69,6 +81,17 @@ pub fn notifier() -> Command {
         .env("METRICS_PORT", "0")
         // Recordings are old news, and are to be posted all the same.
         .env("KMS_NOTIFIER_POST_MAX_AGE", "876000h")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A command that runs `kms-core` with nothing inherited.
+#[must_use]
+pub fn core() -> Command {
+    let mut command = Command::new(core_binary());
+    command
+        .env_clear()
         .env("NO_COLOR", "1")
         .stdin(Stdio::null());
     command
