@@ -45,7 +45,10 @@ pub enum Verdict {
     /// be posting it. One that is on its way goes on.
     Hold,
     /// Somebody else told it: it is a repeat. Its ticket is void.
-    Repeat,
+    Repeat {
+        /// How long what was told stays told.
+        left: Duration,
+    },
 }
 
 /// How the store's state changed; each is worth one line in the log.
@@ -174,10 +177,9 @@ impl Claims {
     }
 
     /// The message was accepted: its claim is final.
-    pub fn handle_told(&mut self, ticket: Ticket, now: Instant) {
-        if let Some(Entry { key, event, .. }) = self.forget(ticket) {
-            self.handle_final(key, event, now + self.window);
-        }
+    pub fn handle_told(&mut self, ticket: Ticket, key: StoreKey, event: EventId, now: Instant) {
+        self.forget(ticket);
+        self.handle_final(key, event, now + self.window);
     }
 
     /// A message was accepted by an earlier run, and is to be final until then.
@@ -201,6 +203,26 @@ impl Claims {
                 told_until,
             });
         }
+    }
+
+    /// Asks the store something that changes nothing, if it is asked nothing else:
+    /// whether it answers is known before a message depends on it.
+    pub fn handle_probe(&mut self) {
+        if self.parting.is_empty() && self.asking.is_none() {
+            self.part(Parting {
+                key: StoreKey::of(&[b"probe"]),
+                event: EventId::NONE,
+                told_until: None,
+            });
+        }
+    }
+
+    /// Whether the store answers, and is still to hear what became of a message.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        let asking = self.asking.as_ref();
+        let parting = asking.is_some_and(|batch| !batch.parting.is_empty());
+        self.is_up() && (parting || !self.parting.is_empty())
     }
 
     /// What to ask the store now: nothing while it is being asked, while nothing
@@ -349,10 +371,10 @@ impl Claims {
                 entry.state = State::Granted;
                 self.reschedule(ticket, now + RENEW);
             }
-            Answer::Told => {
+            Answer::Told { left } => {
                 self.forget(ticket);
                 self.counts.repeats += 1;
-                self.verdicts.push_back((ticket, Verdict::Repeat));
+                self.verdicts.push_back((ticket, Verdict::Repeat { left }));
             }
             Answer::Theirs { expires_in } => {
                 if entry.state == State::Granted {

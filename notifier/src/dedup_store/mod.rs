@@ -13,7 +13,7 @@
 
 pub mod claims;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 pub mod redis;
 
 use std::fmt;
@@ -89,7 +89,10 @@ pub enum Answer {
     /// The claim is this event's. Of [`Act::Release`]: nobody's.
     Ours,
     /// It was told, by whomever.
-    Told,
+    Told {
+        /// For how long it stays so.
+        left: Duration,
+    },
     /// Another's message may still be told.
     Theirs {
         /// When that claim ends unless it is renewed.

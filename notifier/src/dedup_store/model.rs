@@ -15,12 +15,12 @@ struct Held {
 
 /// The claims that a store holds.
 #[derive(Debug, Default)]
-pub(super) struct ModelStore {
+pub(crate) struct ModelStore {
     held: HashMap<StoreKey, Held>,
 }
 
 impl ModelStore {
-    pub(super) fn carry_out(&mut self, request: &Request, now: Instant) -> Answer {
+    pub(crate) fn carry_out(&mut self, request: &Request, now: Instant) -> Answer {
         let Request { key, event, act } = *request;
         let held = self.held.get(&key).copied();
         let held = held.filter(|held| held.until > now);
@@ -29,12 +29,13 @@ impl ModelStore {
             self.held.insert(key, Held { event, told, until });
         };
         match (act, held) {
-            (Act::Tell(_), Some(held)) if held.told => Answer::Told,
-            (Act::Tell(life), _) => {
-                hold(true, life);
-                Answer::Told
+            (Act::Tell(_) | Act::Claim, Some(held)) if held.told => Answer::Told {
+                left: held.until - now,
+            },
+            (Act::Tell(left), _) => {
+                hold(true, left);
+                Answer::Told { left }
             }
-            (Act::Claim, Some(held)) if held.told => Answer::Told,
             (Act::Claim, Some(held)) if held.event != event => Answer::Theirs {
                 expires_in: held.until - now,
             },

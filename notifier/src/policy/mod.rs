@@ -18,6 +18,7 @@ pub mod network;
 pub mod outbox;
 pub mod pace;
 pub mod rows;
+pub mod shared;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use self::network::Classes;
 use self::outbox::Outbox;
 pub use self::outbox::{Outcome, Settled};
 use self::rows::{Changes, Stored, Table, Unreadable};
+use self::shared::Sharing;
 use crate::event::{Dedup, Event, Kind};
 
 /// What an operator can choose; may change while running.
@@ -87,6 +89,8 @@ pub struct Policy {
     known: Known,
     /// None in a replay: every message is accepted as it is made.
     outbox: Option<Outbox>,
+    /// Where other sidecars tell, too.
+    sharing: Option<Sharing>,
 }
 
 impl Policy {
@@ -179,6 +183,7 @@ impl Policy {
             window,
             known: Known::default(),
             outbox: None,
+            sharing: None,
         }
     }
 
@@ -243,8 +248,14 @@ impl Policy {
         };
         match outbox.handle_post(key.clone(), Notice::new(event, repeats), now) {
             Some(message) => {
+                let in_store = key.in_store();
                 self.window.handle_posted(key, message);
-                Dedup::Post
+                if self.claim(message, in_store, event.id) {
+                    // Another sidecar may be telling of it.
+                    Dedup::Pending
+                } else {
+                    Dedup::Post
+                }
             }
             // Counted by the next digest: a message is under way, not its own.
             None => Dedup::Pending,
@@ -312,11 +323,8 @@ impl Policy {
         now: Timestamp,
     ) -> Option<Settled> {
         let (settled, fates) = self.outbox.as_mut()?.handle_outcome(id, outcome, now)?;
-        for outbox::Fate { key, message, told } in fates {
-            match told {
-                Some(late) => self.window.handle_told(key, Some(message), late, now),
-                None => self.window.handle_untold(&key, message),
-            }
+        for fate in fates {
+            self.settle(fate, now);
         }
         Some(settled)
     }

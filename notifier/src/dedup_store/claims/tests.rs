@@ -59,7 +59,7 @@ fn a_free_key_is_claimed_renewed_and_made_final() {
     assert_eq!(exchange(&mut claims, &mut store, t + RENEW), Some(1));
     assert!(verdicts(&mut claims).is_empty());
 
-    claims.handle_told(Ticket(1), t + RENEW);
+    claims.handle_told(Ticket(1), key(1), event(1), t + RENEW);
     let told = claims.poll_requests(t + RENEW);
     let act = Act::Tell(WINDOW);
     assert_eq!(
@@ -70,7 +70,7 @@ fn a_free_key_is_claimed_renewed_and_made_final() {
             act
         }]
     );
-    claims.handle_answers(Ok(vec![Answer::Told]), t + RENEW);
+    claims.handle_answers(Ok(vec![Answer::Told { left: WINDOW }]), t + RENEW);
     assert_eq!((claims.next_due(), claims.counts().granted), (None, 1));
 }
 
@@ -101,11 +101,12 @@ fn who_lost_waits_for_the_other_and_hears_how_it_ended() {
         verdicts(&mut theirs),
         [(7, Verdict::Post), (7, Verdict::Hold)]
     );
-    ours.handle_told(Ticket(1), t);
+    ours.handle_told(Ticket(1), key(1), event(1), t);
     exchange(&mut ours, &mut store, t);
     t += ASK_AGAIN;
     exchange(&mut theirs, &mut store, t);
-    assert_eq!(verdicts(&mut theirs), [(7, Verdict::Repeat)]);
+    let left = WINDOW - ASK_AGAIN;
+    assert_eq!(verdicts(&mut theirs), [(7, Verdict::Repeat { left })]);
     assert_eq!((theirs.next_due(), theirs.counts().repeats), (None, 1));
 }
 
@@ -130,7 +131,7 @@ fn a_restart_finds_its_claims_and_what_it_told() {
         killed.handle_post(Ticket(number.into()), key(number), event(number), t);
     }
     exchange(&mut killed, &mut store, t);
-    killed.handle_told(Ticket(2), t);
+    killed.handle_told(Ticket(2), key(2), event(2), t);
     exchange(&mut killed, &mut store, t);
 
     // Its own state did not get to keep that 2 was told.
@@ -143,12 +144,13 @@ fn a_restart_finds_its_claims_and_what_it_told() {
     exchange(&mut restarted, &mut store, t);
     assert_eq!(
         verdicts(&mut restarted),
-        [(1, Verdict::Post), (2, Verdict::Repeat)]
+        [(1, Verdict::Post), (2, Verdict::Repeat { left: WINDOW })]
     );
     let mut other = Claims::new(WINDOW);
     other.handle_post(Ticket(9), key(3), event(9), t);
     exchange(&mut other, &mut store, t);
-    assert_eq!(verdicts(&mut other), [(9, Verdict::Repeat)]);
+    let left = WINDOW / 2;
+    assert_eq!(verdicts(&mut other), [(9, Verdict::Repeat { left })]);
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn a_store_that_is_down_holds_nothing_up_and_is_told_of_later() {
     claims.handle_post(Ticket(2), key(2), event(2), t);
     assert!(claims.poll_requests(t).is_empty());
     assert_eq!(verdicts(&mut claims), [(2, Verdict::Post)]);
-    claims.handle_told(Ticket(1), t);
+    claims.handle_told(Ticket(1), key(1), event(1), t);
 
     // It is asked again, less and less often, and lost once.
     let mut now = t;
@@ -193,6 +195,24 @@ fn a_store_that_is_down_holds_nothing_up_and_is_told_of_later() {
         (claims.counts().unclaimed, claims.counts().failures),
         (2, 8)
     );
+}
+
+#[test]
+fn a_probe_finds_out_whether_the_store_answers() {
+    let (mut claims, mut store, t) = (Claims::new(WINDOW), ModelStore::default(), start());
+    assert!(claims.poll_requests(t).is_empty());
+    claims.handle_probe();
+    claims.handle_probe();
+    assert_eq!(claims.poll_requests(t).len(), 1);
+    claims.handle_probe();
+    assert!(claims.has_news());
+    claims.handle_answers(Err(down()), t);
+    assert!(!claims.is_up() && !claims.has_news());
+    // It goes on by itself until there is an answer.
+    let again = claims.next_due().unwrap();
+    assert_eq!(exchange(&mut claims, &mut store, again), Some(1));
+    assert!(claims.is_up());
+    assert_eq!(exchange(&mut claims, &mut store, again), None);
 }
 
 #[test]
@@ -283,9 +303,9 @@ proptest! {
                 Op::Deliver(at) => {
                     let sidecar = &mut sidecars[at];
                     for ticket in sidecar.granted.drain(..) {
-                        let (key, _) = sidecar.outbox.remove(&ticket).unwrap();
+                        let (key, event) = sidecar.outbox.remove(&ticket).unwrap();
                         told.entry(key).or_default().push(now);
-                        sidecar.claims.handle_told(ticket, now);
+                        sidecar.claims.handle_told(ticket, key, event, now);
                     }
                 }
                 Op::Refuse(at) => {
@@ -312,7 +332,7 @@ proptest! {
                     match verdict {
                         Verdict::Post => sidecar.granted.push(ticket),
                         Verdict::Hold => {}
-                        Verdict::Repeat => {
+                        Verdict::Repeat { .. } => {
                             let (key, _) = sidecar.outbox.remove(&ticket).unwrap();
                             prop_assert!(told.contains_key(&key));
                         }
