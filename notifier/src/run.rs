@@ -197,8 +197,9 @@ pub async fn run(
         logs: names.len(),
         watches: Watches::new(&names, config.silence_after, now()),
         store: kept.store,
+        // Its name is to be on the disk before it claims anything.
+        unsaved: shared.is_some(),
         shared,
-        unsaved: false,
     };
     let hub = spawn_hub(hub, inbox).map_err(system("the hub's thread"))?;
     let running = logs.start().map_err(system("a log's thread"))?;

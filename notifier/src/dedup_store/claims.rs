@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Act, Answer, CLAIM_LIFE, Request, StoreError, StoreKey};
+use super::{Act, Answer, CLAIM_LIFE, Holder, Request, StoreError, StoreKey};
 use crate::event::EventId;
 
 /// How many requests go to the store at once at most.
@@ -124,6 +124,7 @@ struct Down {
 #[derive(Debug)]
 pub struct Claims {
     window: Duration,
+    sidecar: u64,
     entries: HashMap<Ticket, Entry>,
     schedule: BTreeSet<(Instant, Ticket)>,
     parting: VecDeque<Parting>,
@@ -134,11 +135,13 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// No claims yet. `window` is how long what was told stays final.
+    /// No claims yet. `window` is how long what was told stays final, `sidecar`
+    /// whose claims they are.
     #[must_use]
-    pub fn new(window: Duration) -> Self {
+    pub fn new(window: Duration, sidecar: u64) -> Self {
         Self {
             window,
+            sidecar,
             entries: HashMap::new(),
             schedule: BTreeSet::new(),
             parting: VecDeque::new(),
@@ -231,6 +234,8 @@ impl Claims {
         if self.asking.is_some() || self.down.as_ref().is_some_and(|down| now < down.again) {
             return Vec::new();
         }
+        let sidecar = self.sidecar;
+        let holder = |event| Holder { event, sidecar };
         let mut requests = Vec::new();
         let mut batch = Batch {
             parting: Vec::new(),
@@ -241,7 +246,7 @@ impl Claims {
         {
             requests.push(Request {
                 key: parting.key,
-                event: parting.event,
+                holder: holder(parting.event),
                 act: parting.act(now),
             });
             batch.parting.push(parting);
@@ -256,7 +261,7 @@ impl Claims {
             };
             requests.push(Request {
                 key: entry.key,
-                event: entry.event,
+                holder: holder(entry.event),
                 act: Act::Claim,
             });
             batch.tickets.push(ticket);

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::{Act, Answer, CLAIM_LIFE, Request, StoreKey};
-use crate::event::EventId;
+use super::{Act, Answer, CLAIM_LIFE, Holder, Request, StoreKey};
 
 #[derive(Clone, Copy, Debug)]
 struct Held {
-    event: EventId,
+    holder: Holder,
     told: bool,
     until: Instant,
 }
@@ -21,12 +20,19 @@ pub(crate) struct ModelStore {
 
 impl ModelStore {
     pub(crate) fn carry_out(&mut self, request: &Request, now: Instant) -> Answer {
-        let Request { key, event, act } = *request;
+        let Request { key, holder, act } = *request;
         let held = self.held.get(&key).copied();
         let held = held.filter(|held| held.until > now);
         let mut hold = |told, life: Duration| {
             let until = now + life;
-            self.held.insert(key, Held { event, told, until });
+            self.held.insert(
+                key,
+                Held {
+                    holder,
+                    told,
+                    until,
+                },
+            );
         };
         match (act, held) {
             (Act::Tell(_) | Act::Claim, Some(held)) if held.told => Answer::Told {
@@ -36,14 +42,14 @@ impl ModelStore {
                 hold(true, left);
                 Answer::Told { left }
             }
-            (Act::Claim, Some(held)) if held.event != event => Answer::Theirs {
+            (Act::Claim, Some(held)) if held.holder != holder => Answer::Theirs {
                 expires_in: held.until - now,
             },
             (Act::Claim, _) => {
                 hold(false, CLAIM_LIFE);
                 Answer::Ours
             }
-            (Act::Release, Some(held)) if held.event == event && !held.told => {
+            (Act::Release, Some(held)) if held.holder == holder && !held.told => {
                 self.held.remove(&key);
                 Answer::Ours
             }

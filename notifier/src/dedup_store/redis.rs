@@ -12,7 +12,7 @@ use super::{Act, Answer, CLAIM_LIFE, Request, SharedDedup, StoreError};
 /// Before a key's hash; the number changes when the value's form does.
 const PREFIX: &str = "kms-notifier:dedup:1:";
 
-// A value is the event's id, and ` told` once it is final. Each script answers
+// A value is its [`super::Holder`], and ` told` once it is final. Each script answers
 // {how it stands, milliseconds left}. Scripts, since a comparison and what follows
 // from it must not be torn apart; their keys are in KEYS, as a cluster wants it.
 
@@ -158,7 +158,7 @@ impl RedisStore {
                 .arg(script)
                 .arg(1)
                 .arg(format!("{PREFIX}{}", request.key))
-                .arg(request.event.to_string())
+                .arg(request.holder.to_string())
                 .arg(millis);
         }
         let answers: Vec<(String, u64)> = pipeline

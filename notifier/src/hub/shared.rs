@@ -32,13 +32,14 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// `window` is how long what was told stays final. What is sent to `store` is
+    /// `window` is how long what was told stays final, `sidecar` a number that no
+    /// other sidecar has ([`Policy::sidecar`]). What is sent to `store` is
     /// to come back through [`Shared::handle_answers`]; there is room for one
     /// batch, and never a second one.
     #[must_use]
-    pub fn new(window: Duration, store: Sender<Vec<Request>>, now: Instant) -> Self {
+    pub fn new(window: Duration, sidecar: u64, store: Sender<Vec<Request>>, now: Instant) -> Self {
         Self {
-            claims: Claims::new(window),
+            claims: Claims::new(window, sidecar),
             store,
             probe_at: now,
             counted: Counts::default(),

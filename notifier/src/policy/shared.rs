@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::message::Notice;
 use super::outbox::{End, Fate, MessageId};
+use super::rows::{Row, Table, Unreadable, decode, encode};
 use super::{Policy, signed};
 use crate::dedup_store::StoreKey;
 use crate::dedup_store::claims::{Ticket, Verdict};
@@ -59,7 +60,59 @@ pub(super) struct Sharing {
     repeats: Vec<Notice>,
 }
 
+/// The key of the row that holds the name.
+pub(super) const NAME_ROW: &[u8] = b"sidecar";
+
+/// What this sidecar is called among others: a number that it keeps with its
+/// state, so that it finds its claims again.
+#[derive(Debug, Default)]
+pub(super) struct Name {
+    number: u64,
+    stored: bool,
+    tracked: bool,
+}
+
+impl Name {
+    pub(super) fn new(number: u64) -> Self {
+        Self {
+            number,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn track(&mut self) {
+        self.tracked = true;
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        self.tracked && !self.stored
+    }
+
+    pub(super) fn row(&mut self, whole: bool) -> Option<Row> {
+        let due = whole || self.has_changed();
+        self.stored = true;
+        due.then(|| Row {
+            table: Table::Rest,
+            key: NAME_ROW.to_vec(),
+            value: Some(encode(&self.number)),
+        })
+    }
+
+    pub(super) fn restore(&mut self, value: &[u8]) -> Result<(), Unreadable> {
+        self.number = decode(Table::Rest, value)?;
+        self.stored = true;
+        Ok(())
+    }
+}
+
 impl Policy {
+    /// A number that no other sidecar has; the same again after a restart, if it
+    /// was saved.
+    #[must_use]
+    pub fn sidecar(&self) -> u64 {
+        self.name.number
+    }
+
     /// From now on a message leaves only after [`Verdict::Post`]. What waits
     /// already is claimed, and what was told is told the store again: it may not
     /// have heard of it. Nothing is shared in a replay.

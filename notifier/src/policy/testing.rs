@@ -92,7 +92,11 @@ impl Disk {
     }
 
     pub(crate) fn start(&self) -> Policy {
-        let mut policy = Policy::restore(Settings::default(), 1, &self.rows()).unwrap();
+        self.start_with(1)
+    }
+
+    pub(crate) fn start_with(&self, seed: u64) -> Policy {
+        let mut policy = Policy::restore(Settings::default(), seed, &self.rows()).unwrap();
         policy.follow("vlmcsd.log".into());
         policy
     }

@@ -26,12 +26,9 @@ pub(super) fn share(
     // The hub has one batch under way at most.
     let (requests, due) = channel(1);
     tokio::spawn(ask(due, store, to_hub.clone()));
-    let now = Instant::now().into_std();
-    Ok(Some(Shared::new(
-        config.reading.dedup_window,
-        requests,
-        now,
-    )))
+    let (window, now) = (config.reading.dedup_window, Instant::now().into_std());
+    let shared = Shared::new(window, policy.sidecar(), requests, now);
+    Ok(Some(shared))
 }
 
 /// Takes one batch after the other to the store, and says what it answered.

@@ -55,14 +55,14 @@ fn ip(client: u8) -> IpAddr {
 }
 
 impl Sidecar {
-    fn start(disk: Disk, log: Vec<(u64, u8)>, world_now: (Instant, Timestamp)) -> Self {
-        let (now, wall) = world_now;
-        let mut policy = disk.start();
+    fn start(seed: u64, disk: Disk, log: Vec<(u64, u8)>, at: (Instant, Timestamp)) -> Self {
+        let (now, wall) = at;
+        let mut policy = disk.start_with(seed);
         policy.share(wall);
         let (store, asked) = channel(1);
         Self {
+            shared: Shared::new(WINDOW, policy.sidecar(), store, now),
             policy,
-            shared: Shared::new(WINDOW, store, now),
             asked,
             disk,
             flight: None,
@@ -109,10 +109,15 @@ impl World {
             reason = "some instant for simulated time to start from"
         )]
         let base = Instant::now();
-        let start = || Sidecar::start(Disk::default(), Vec::new(), (base, at(1_000_000)));
+        let start = |seed| {
+            let mut sidecar =
+                Sidecar::start(seed, Disk::default(), Vec::new(), (base, at(1_000_000)));
+            sidecar.save();
+            sidecar
+        };
         Self {
             store: ModelStore::default(),
-            sidecars: [start(), start()],
+            sidecars: [start(1), start(2)],
             base,
             passed: Duration::ZERO,
             told: BTreeMap::new(),
@@ -198,7 +203,8 @@ impl World {
             std::mem::take(&mut killed.disk),
             std::mem::take(&mut killed.log),
         );
-        *killed = Sidecar::start(disk, log.clone(), (now, wall));
+        // Another seed: its name is the one that was stored.
+        *killed = Sidecar::start(9, disk, log.clone(), (now, wall));
         for (number, client) in log {
             killed.read(number, client, wall);
         }
@@ -245,6 +251,19 @@ fn a_client_of_both_is_told_by_one_and_counted_by_the_other() {
 }
 
 #[test]
+fn sidecars_that_read_the_same_log_tell_it_once() {
+    let mut world = World::new();
+    let (now, wall) = world.now();
+    for sidecar in &mut world.sidecars {
+        sidecar.read(7, 1, wall);
+        sidecar.agree(&mut world.store, now, wall);
+    }
+    assert!(world.deliver(0));
+    world.pass(TICK);
+    assert!(!world.post(1) && world.sidecars[1].policy.is_empty());
+}
+
+#[test]
 fn what_one_cannot_tell_any_more_the_other_tells() {
     let mut world = World::new();
     world.read(0, 1);
@@ -265,7 +284,7 @@ fn what_one_cannot_tell_any_more_the_other_tells() {
     world.read(0, 2);
     let (now, _) = world.now();
     let (store, _) = channel(1);
-    world.sidecars[0].shared = Shared::new(WINDOW, store, now);
+    world.sidecars[0].shared = Shared::new(WINDOW, 3, store, now);
     world.sidecars[0].policy = Disk::default().start();
     world.read(1, 2);
     world.pass(CLAIM_LIFE - TICK);
@@ -358,7 +377,7 @@ fn without_a_task_to_ask_everything_is_told() {
     let (store, asked) = channel(1);
     drop(asked);
     let (now, _) = world.now();
-    world.sidecars[0].shared = Shared::new(WINDOW, store, now);
+    world.sidecars[0].shared = Shared::new(WINDOW, 3, store, now);
     world.read(0, 1);
     assert!(!world.sidecars[0].shared.is_up());
     assert!(world.deliver(0));
