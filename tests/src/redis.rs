@@ -27,6 +27,7 @@ impl RedisServer {
     /// When it does not start, or is not installed where `CI=true` says that all
     /// is to be tested.
     #[must_use]
+    #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
     pub fn start() -> Option<Self> {
         // A port that was free a moment ago may be somebody's by now.
         for _ in 0..10 {

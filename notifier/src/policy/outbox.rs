@@ -25,7 +25,7 @@
 //! are held for five seconds, so that reading an old log makes few of them, and then
 //! leave together, while fresh ones pass them by.
 //!
-//! Where the outbox is shared ([`shared`]), only messages that were granted count
+//! Where the outbox is shared (`shared`), only messages that were granted count
 //! in all of this; the others keep their places.
 
 mod flight;
