@@ -216,24 +216,6 @@ impl<W: Write> Hub<W> {
         }
     }
 
-    /// Agrees with other sidecars on who tells what.
-    fn share(&mut self) {
-        let Some(shared) = &mut self.shared else {
-            return;
-        };
-        shared.exchange(&mut self.policy, monotonic(), now());
-        self.metrics.dedup_store(shared.take_counts());
-        for repeat in self.policy.take_repeats() {
-            self.unsaved = true;
-            if repeat.kind == Kind::Activation {
-                // A message knows less of its product than an event does.
-                let product = kms_core::catalog::label(repeat.product.as_deref(), None);
-                self.metrics
-                    .told_elsewhere(product.unwrap_or("unknown"), repeat.count);
-            }
-        }
-    }
-
     /// Writes what changed since the last save.
     fn save(&mut self) {
         self.unsaved = false;

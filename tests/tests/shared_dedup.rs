@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use e2e::{
-    Behaviour, DEADLINE, FakeSlack, LogWriter, Post, RedisServer, Sidecar, Visit, json_lines,
-    notifier, server_started,
+    Behaviour, FakeSlack, LogWriter, Post, RedisServer, Sidecar, Visit, json_lines, notifier,
+    server_started,
 };
 use tempfile::TempDir;
 
@@ -359,11 +359,6 @@ fn a_stop_waits_neither_for_a_store_that_is_away_nor_loses_a_message_to_it() {
     let sidecar = Sidecar::spawn(&mut command);
     place.visit(1);
     let _ = sidecar.wait_for_lines(2);
-    assert_eq!(
-        place.posts(),
-        0,
-        "the store is asked, for up to {DEADLINE:?}"
-    );
     stop(sidecar);
     assert_eq!(place.posts(), 1);
 }

@@ -4,15 +4,17 @@
 //! Only the hub's own thread is in here; it never waits for the store, whose
 //! answer comes back as one more message.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use kms_core::text::clean;
 use tokio::sync::mpsc::Sender;
 
+use super::{Hub, monotonic, now};
 use crate::dedup_store::claims::{Change, Claims, Counts};
 use crate::dedup_store::{Answer, Request, StoreError};
-use crate::event::EventId;
+use crate::event::{EventId, Kind};
 use crate::policy::Policy;
 use crate::policy::shared::Claiming;
 
@@ -129,6 +131,26 @@ impl Shared {
             unclaimed: counts.unclaimed - before.unclaimed,
             failures: counts.failures - before.failures,
             forgotten: counts.forgotten - before.forgotten,
+        }
+    }
+}
+
+impl<W: Write> Hub<W> {
+    /// Agrees with other sidecars on who tells what.
+    pub(super) fn share(&mut self) {
+        let Some(shared) = &mut self.shared else {
+            return;
+        };
+        shared.exchange(&mut self.policy, monotonic(), now());
+        self.metrics.dedup_store(shared.take_counts());
+        for repeat in self.policy.take_repeats() {
+            self.unsaved = true;
+            if repeat.kind == Kind::Activation {
+                // A message knows less of its product than an event does.
+                let product = kms_core::catalog::label(repeat.product.as_deref(), None);
+                self.metrics
+                    .told_elsewhere(product.unwrap_or("unknown"), repeat.count);
+            }
         }
     }
 }

@@ -315,6 +315,14 @@ fn a_restart_finds_its_claim_and_what_it_told() {
 }
 
 #[test]
+fn a_restarted_sidecar_is_known_by_its_name() {
+    let mut world = World::new();
+    world.read(0, 1);
+    world.kill(0);
+    assert!(world.deliver(0), "the claim is its own");
+}
+
+#[test]
 fn a_message_on_its_way_is_withdrawn_only_after_a_failure() {
     for outcome in [Outcome::Accepted, Outcome::Retry, Outcome::Final(400)] {
         let mut world = World::new();
