@@ -54,6 +54,8 @@ pub struct Config {
     pub slack: Slack,
     /// Where to serve metrics and health.
     pub metrics: Listen,
+    /// Whether to serve the status page there.
+    pub page: bool,
 }
 
 /// A log to follow.
@@ -96,7 +98,7 @@ pub struct Slack {
 pub struct Listen {
     /// The address; port 0 takes a free one.
     pub address: SocketAddr,
-    origin: Origin,
+    pub(super) origin: Origin,
 }
 
 impl Listen {
@@ -179,6 +181,7 @@ pub(super) fn config(
         reading: reading(layers)?,
         slack: slack(layers)?,
         metrics: listen(layers)?,
+        page: !layers.value("no-page", |raw| &raw.serving.no_page, false)?,
     })
 }
 

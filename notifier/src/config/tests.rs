@@ -85,7 +85,7 @@ type Spelling = (
     [(&'static str, &'static str); 3],
 );
 
-const SPELLINGS: [Spelling; 26] = [
+const SPELLINGS: [Spelling; 27] = [
     (
         "state",
         "",
@@ -155,6 +155,11 @@ const SPELLINGS: [Spelling; 26] = [
     ),
     (
         "post-refused",
+        "",
+        [("true", "true"), ("no", "false"), ("true", "true")],
+    ),
+    (
+        "no-page",
         "",
         [("true", "true"), ("no", "false"), ("true", "true")],
     ),
@@ -290,7 +295,7 @@ fn every_key_has_three_spellings_and_the_nearer_one_counts() {
     let mut tested: Vec<_> = SPELLINGS.iter().map(|(key, ..)| *key).collect();
     tested.push("metrics-port"); // below
     tested.sort_unstable();
-    let mut keys = raw::keys();
+    let mut keys = RawConfig::keys();
     keys.sort_unstable();
     assert_eq!(tested, keys);
 }
@@ -815,6 +820,7 @@ fn defaults() {
     slack-icon         -                               default
     slack-timeout      10s                             default
     metrics-listen     [::]:9101                       default
+    no-page            false                           default
     ");
 }
 
@@ -883,7 +889,7 @@ fn the_examples() {
         let loaded = try_load("check-config", &[], &text).unwrap();
         assert_eq!(loaded.warnings, [""; 0]);
         examples += 1;
-        for key in raw::keys() {
+        for key in RawConfig::keys() {
             let misspelt = if text.contains(&format!("\n{key} = ")) {
                 text.replace(&format!("\n{key} = "), &format!("\n{key}x = "))
             } else if text.contains(&format!("\n[{key}]\n")) {
@@ -898,7 +904,7 @@ fn the_examples() {
             );
         }
         if path.ends_with("complete.toml") {
-            for key in raw::keys() {
+            for key in RawConfig::keys() {
                 let is_there = ["", "# "].iter().any(|mark| {
                     text.contains(&format!("\n{mark}{key} = "))
                         || text.contains(&format!("\n{mark}[{key}]\n"))
@@ -975,6 +981,7 @@ fn help() {
           --metrics-listen <ADDRESS:PORT>  Where to serve metrics and health [default: [::]:9101, IPv4
                                            too]
           --metrics-port <PORT>            The same, the port alone; 0 takes a free one [default: 9101]
+          --no-page[=<BOOL>]               Serve no status page beside the metrics [default: false]
           --state-reset                    Remove the state first: positions, unsent messages and who
                                            was told
 

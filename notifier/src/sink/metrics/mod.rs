@@ -5,6 +5,7 @@
 //! the HTTP server asks for the text.
 
 mod labels;
+mod reading;
 mod state;
 mod text;
 
@@ -28,7 +29,9 @@ use crate::source::Rotation;
 
 use state::StateMetrics;
 
+pub(crate) use labels::Build;
 pub use labels::{Evicted, Outcome, Sink};
+pub use reading::{Delivered, LogReading};
 pub use text::Format;
 
 /// Names an event's product for a label: a name of the catalogue, `protected`
@@ -203,7 +206,7 @@ impl Metrics {
                 registry.register(
                     "kms_notifier_build",
                     "What is running",
-                    Info::new(labels::Build {
+                    Info::new(Build {
                         version: setup.version.to_owned(),
                         revision: setup.revision.to_owned(),
                     }),
@@ -366,12 +369,7 @@ impl Metrics {
     /// # Errors
     /// A metric that cannot be written in this format.
     pub fn encode(&self, format: Format) -> Result<String, fmt::Error> {
-        let mut open_metrics = String::new();
-        prometheus_client::encoding::text::encode(&mut open_metrics, &self.0.registry)?;
-        Ok(match format {
-            Format::OpenMetrics => open_metrics,
-            Format::Classic => text::classic(&open_metrics),
-        })
+        format.encode(&self.0.registry)
     }
 }
 
