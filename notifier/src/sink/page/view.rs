@@ -251,17 +251,17 @@ fn stamp(at: Timestamp) -> String {
 /// How long ago, in its largest unit. The future is now.
 fn span(at: Timestamp, now: Timestamp) -> String {
     match now.duration_since(at).as_secs().max(0) {
-        s @ ..120 => format!("{s} s"),
-        s @ ..7200 => format!("{} min", s / 60),
-        s @ ..172_800 => format!("{} h", s / 3600),
+        s if s < 120 => format!("{s} s"),
+        s if s < 7200 => format!("{} min", s / 60),
+        s if s < 172_800 => format!("{} h", s / 3600),
         s => format!("{} days", s / 86_400),
     }
 }
 
 fn bytes(n: u64) -> String {
     match n {
-        ..10_000 => format!("{n} B"),
-        ..10_000_000 => format!("{} kB", n / 1000),
+        0..10_000 => format!("{n} B"),
+        10_000..10_000_000 => format!("{} kB", n / 1000),
         _ => format!("{} MB", n / 1_000_000),
     }
 }
