@@ -77,7 +77,7 @@ impl Browser {
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
         } } });
         let session = browser.post("", &capabilities);
-        let id = session["sessionId"].as_str().expect("a session has an id");
+        let id = text(&session, "/sessionId");
         browser.session = format!("{}/{id}", browser.session);
         // What it showed at first was its own.
         browser.open("about:blank");
@@ -149,7 +149,7 @@ impl Browser {
     #[must_use]
     pub fn screenshot(&self) -> String {
         let shot = self.command("Page.captureScreenshot", &json!({ "format": "png" }));
-        shot["data"].as_str().expect("a picture").to_owned()
+        text(&shot, "/data").to_owned()
     }
 
     /// What the console said since it was last asked.
@@ -170,11 +170,8 @@ impl Browser {
         let entries = self.log("performance");
         let url = |entry: &String| {
             let entry: Value = serde_json::from_str(entry).expect("an entry is JSON");
-            let message = &entry["message"];
-            (message["method"] == "Network.requestWillBeSent").then(|| {
-                let url = message["params"]["request"]["url"].as_str();
-                url.expect("a request has a URL").to_owned()
-            })
+            let is_request = text(&entry, "/message/method") == "Network.requestWillBeSent";
+            is_request.then(|| text(&entry, "/message/params/request/url").to_owned())
         };
         entries.iter().filter_map(url).collect()
     }
@@ -183,12 +180,7 @@ impl Browser {
         let entries = self.post("/se/log", &json!({ "type": kind }));
         let entries = entries.as_array().expect("a log is a list").iter();
         entries
-            .map(|entry| {
-                entry["message"]
-                    .as_str()
-                    .expect("an entry says something")
-                    .to_owned()
-            })
+            .map(|entry| text(entry, "/message").to_owned())
             .collect()
     }
 
@@ -212,10 +204,19 @@ impl Browser {
             .limit(64 << 20)
             .read_to_string()
             .expect("the answer is text");
-        let mut text: Value = serde_json::from_str(&text).expect("the answer is JSON");
+        let mut answered: Value = serde_json::from_str(&text).expect("the answer is JSON");
         assert_eq!(answer.status().as_u16(), 200, "{url}: {text}");
-        text["value"].take()
+        answered
+            .pointer_mut("/value")
+            .expect("an answer has a value")
+            .take()
     }
+}
+
+/// The text at this place.
+fn text<'a>(value: &'a Value, place: &str) -> &'a str {
+    let text = value.pointer(place).and_then(Value::as_str);
+    text.unwrap_or_else(|| panic!("no text at {place}: {value}"))
 }
 
 impl Drop for Browser {

@@ -1,13 +1,8 @@
 //! The status page in a real browser: what a client wrote stays text, nothing is
 //! asked of anybody else, and it works without scripts.
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "what is not there fails the test, as it should"
-)]
+#![expect(clippy::print_stdout, reason = "a test that is skipped says so")]
 
-use e2e::LogWriter;
-use e2e::{Browser, Recording, Sidecar, Visit, notifier, recordings};
+use e2e::{Browser, LogWriter, Recording, Sidecar, Visit, notifier, recordings};
 use tempfile::TempDir;
 
 /// Names that would do something if a page took them for more than text.
@@ -188,12 +183,14 @@ fn pictures() {
     let names = ["svn1113-refused", "svn1113-hostile", "svn1113-threads-held"];
     let sidecar = follow(&dir, &names.map(Recording::named), &[]);
     let page = format!("http://127.0.0.1:{}/", sidecar.metrics_port());
-    for (width, height) in [(390, 2200), (1280, 1300)] {
+    for (width, height) in [(390, 2600), (1280, 1300)] {
         for scheme in ["light", "dark"] {
             browser.view(width, height, scheme);
-            browser.open(&page);
-            let file = format!("{directory}/{width}-{scheme}.png.base64");
-            std::fs::write(file, browser.screenshot()).unwrap();
+            for kind in ["", "activation"] {
+                browser.open(&format!("{page}?kind={kind}"));
+                let file = format!("{directory}/{width}-{scheme}-{kind}.png.base64");
+                std::fs::write(file, browser.screenshot()).unwrap();
+            }
         }
     }
 }

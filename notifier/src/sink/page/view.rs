@@ -60,7 +60,7 @@ struct Page<'a> {
     problem: Option<String>,
     filters: Vec<Filter>,
     rows: Vec<RowView<'a>>,
-    shown: &'static str,
+    one_kind: bool,
     max_events: usize,
     many_logs: bool,
     charts: [Chart; 2],
@@ -167,7 +167,7 @@ pub(super) fn render(
         problem: readiness.problem(),
         filters: std::iter::once(all).chain(kinds).collect(),
         rows: memory.last(query.kind).into_iter().map(row).collect(),
-        shown: query.kind.map_or("events", kind_name),
+        one_kind: query.kind.is_some(),
         max_events: MAX_EVENTS,
         many_logs: logs.len() > 1,
         charts: [
