@@ -1,7 +1,7 @@
 //! The status page: `GET /` on the metrics port.
 //!
 //! [`Recent`] remembers what just happened, in memory and bounded: the page says
-//! since when. [`view`] turns that, the counters and a moment into HTML; it is
+//! since when. `view` turns that, the counters and a moment into HTML; it is
 //! pure. The page is one document without scripts, and whole as it comes.
 
 mod chart;
