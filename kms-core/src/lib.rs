@@ -22,6 +22,7 @@
 pub mod catalog;
 pub mod cipher;
 pub mod cursor;
+#[cfg(feature = "http")]
 pub mod exposition;
 pub mod hresult;
 #[cfg(feature = "http")]

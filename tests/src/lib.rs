@@ -4,6 +4,7 @@
 //! Everything here waits for an event with [`DEADLINE`] as the bound, and panics
 //! with what it saw when the deadline passes: these are tests' tools.
 
+mod browser;
 mod exposition;
 mod inert;
 mod log_writer;
@@ -20,6 +21,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+pub use browser::Browser;
 pub use exposition::{Exposition, Sample};
 pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
@@ -53,6 +55,23 @@ pub fn notifier_binary() -> &'static Path {
 pub fn core_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| build("kms-core"))
+}
+
+/// A command that runs `kms-diag` with nothing inherited, on a free port unless
+/// the test says otherwise.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn diag() -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(BINARY.get_or_init(|| build("kms-diag")));
+    command
+        .env_clear()
+        .env("KMS_DIAG_LISTEN", "[::]:0")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
 }
 
 fn build(name: &str) -> PathBuf {

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::exposition::{self, Format};
+use crate::exposition::Format;
 use crate::limits;
 use crate::responder;
 
@@ -198,12 +198,7 @@ impl Metrics {
         }
         inner.sources.set(snapshot.sources);
         inner.overloaded.set(snapshot.overloaded);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &inner.registry)?;
-        Ok(match format {
-            Format::OpenMetrics => text,
-            Format::Classic => exposition::classic(&text),
-        })
+        format.encode(&inner.registry)
     }
 }
 

@@ -152,28 +152,33 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<CliComma
     let parsed = command()
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
-    match parsed {
-        Ok(cli) => Ok(cli.command),
-        Err(error) => Err(match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                Stop::Help(error.render().to_string())
+    parsed
+        .map(|cli| cli.command)
+        .map_err(|error| stop(&error, "kms-notifier"))
+}
+
+/// What clap found wrong with the arguments of `program`, or the help it was
+/// asked for.
+pub(super) fn stop(error: &clap::Error, program: &str) -> Stop {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            Stop::Help(error.render().to_string())
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => ConfigError::line(
+            "no command given; try `kms-notifier run --log PATH` or `kms-notifier --help`",
+        )
+        .into(),
+        kind => {
+            let mut line = one_line(&error.render().to_string());
+            let unknown = matches!(
+                kind,
+                ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand
+            );
+            if unknown && !line.contains("; tip: ") {
+                line.push_str(&format!("; `{program} --help` lists what there is"));
             }
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => ConfigError::line(
-                "no command given; try `kms-notifier run --log PATH` or `kms-notifier --help`",
-            )
-            .into(),
-            kind => {
-                let mut line = one_line(&error.render().to_string());
-                let unknown = matches!(
-                    kind,
-                    ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand
-                );
-                if unknown && !line.contains("; tip: ") {
-                    line.push_str("; `kms-notifier --help` lists what there is");
-                }
-                ConfigError::line(line).into()
-            }
-        }),
+            ConfigError::line(line).into()
+        }
     }
 }
 

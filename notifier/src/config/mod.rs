@@ -7,6 +7,7 @@
 //! read; the environment comes in as a function.
 
 mod cli;
+pub mod diag;
 mod error;
 mod layers;
 mod raw;
@@ -29,7 +30,7 @@ use crate::sink::state::control::Request;
 
 use cli::{CliCommand, Common, DeadLettersAction, DeadLettersArgs, RunArgs};
 use layers::Layers;
-use raw::{RawConfig, RawServing, Text};
+use raw::{Raw, RawConfig, RawServing, Text};
 use value::Size;
 
 use crate::policy::Classes;
@@ -353,11 +354,11 @@ fn classes(layers: &mut Layers) -> Result<Classes, ConfigError> {
     Ok(classes)
 }
 
-/// The networks of a class that has an option of its own.
-fn own_networks(
-    layers: &mut Layers,
+/// The networks that an option of its own lists.
+fn own_networks<R: Raw>(
+    layers: &mut Layers<R>,
     key: &'static str,
-    field: impl Fn(&RawConfig) -> &Option<Vec<Text>>,
+    field: impl Fn(&R) -> &Option<Vec<Text>>,
     default: &str,
 ) -> Result<Vec<IpNet>, ConfigError> {
     let (texts, origin) = match layers.pick(key, field) {

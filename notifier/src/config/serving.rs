@@ -57,6 +57,8 @@ pub struct Config {
     pub slack: Slack,
     /// Where to serve metrics and health.
     pub metrics: Listen,
+    /// Whether to serve the status page there.
+    pub page: bool,
 }
 
 /// A log to follow.
@@ -99,7 +101,7 @@ pub struct Slack {
 pub struct Listen {
     /// The address; port 0 takes a free one.
     pub address: SocketAddr,
-    origin: Origin,
+    pub(super) origin: Origin,
 }
 
 impl Listen {
@@ -186,6 +188,7 @@ pub(super) fn config(
         dedup_store,
         slack,
         metrics: listen(layers)?,
+        page: !layers.value("no-page", |raw| &raw.serving.no_page, false)?,
     })
 }
 

@@ -85,7 +85,7 @@ type Spelling = (
     [(&'static str, &'static str); 3],
 );
 
-const SPELLINGS: [Spelling; 30] = [
+const SPELLINGS: [Spelling; 31] = [
     (
         "state",
         "",
@@ -155,6 +155,11 @@ const SPELLINGS: [Spelling; 30] = [
     ),
     (
         "post-refused",
+        "",
+        [("true", "true"), ("no", "false"), ("true", "true")],
+    ),
+    (
+        "no-page",
         "",
         [("true", "true"), ("no", "false"), ("true", "true")],
     ),
@@ -325,7 +330,7 @@ fn every_key_has_three_spellings_and_the_nearer_one_counts() {
     let mut tested: Vec<_> = SPELLINGS.iter().map(|(key, ..)| *key).collect();
     tested.push("metrics-port"); // below
     tested.sort_unstable();
-    let mut keys = raw::keys();
+    let mut keys = RawConfig::keys();
     keys.sort_unstable();
     assert_eq!(tested, keys);
 }
@@ -915,6 +920,7 @@ fn defaults() {
     dedup-store-ca-file        -                               default
     dedup-store-timeout        1s                              default
     metrics-listen             [::]:9101                       default
+    no-page                    false                           default
     ");
 }
 
@@ -983,7 +989,7 @@ fn the_examples() {
         let loaded = try_load("check-config", &[], &text).unwrap();
         assert_eq!(loaded.warnings, [""; 0]);
         examples += 1;
-        for key in raw::keys() {
+        for key in RawConfig::keys() {
             let misspelt = if text.contains(&format!("\n{key} = ")) {
                 text.replace(&format!("\n{key} = "), &format!("\n{key}x = "))
             } else if text.contains(&format!("\n[{key}]\n")) {
@@ -998,7 +1004,7 @@ fn the_examples() {
             );
         }
         if path.ends_with("complete.toml") {
-            for key in raw::keys() {
+            for key in RawConfig::keys() {
                 let is_there = ["", "# "].iter().any(|mark| {
                     text.contains(&format!("\n{mark}{key} = "))
                         || text.contains(&format!("\n{mark}[{key}]\n"))
@@ -1093,6 +1099,8 @@ fn help() {
               Where to serve metrics and health [default: [::]:9101, IPv4 too]
           --metrics-port <PORT>
               The same, the port alone; 0 takes a free one [default: 9101]
+          --no-page[=<BOOL>]
+              Serve no status page beside the metrics [default: false]
           --state-reset
               Remove the state first: positions, unsent messages and who was told
 
