@@ -9,15 +9,20 @@
 //! their envelopes ([`message`], sealed by a [`cipher`] suite, of which there is
 //! the [`lab`]'s), and what a host does with them ([`responder`]).
 //!
+//! The other side: a [`client`] that binds and calls, which works with any host,
+//! given an [`endpoint`].
+//!
 //! Around it: who may connect how often ([`limits`]), and a log that reads like
 //! vlmcsd's ([`vlmcsd_log`]).
 //!
-//! Nothing here reads a clock, a file or a socket, and nothing is set up at run
+//! But for what needs the feature `server`, nothing here reads a clock, a file or a socket, and nothing is set up at run
 //! time: time and random bytes are passed in, the tables are constants.
 
 pub mod catalog;
 pub mod cipher;
+pub mod client;
 pub mod cursor;
+pub mod endpoint;
 pub mod hresult;
 pub mod lab;
 pub mod license;

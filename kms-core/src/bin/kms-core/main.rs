@@ -3,9 +3,11 @@
 
 mod doctor;
 mod limits;
+mod output;
 mod relay;
 mod request;
 mod serve;
+mod value;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -28,7 +30,7 @@ enum Command {
     /// Stand in front of a licensed KMS host: limits, a log, statistics
     Relay(relay::Args),
     /// Send lab requests: one, many, or as many as a server can take
-    Request(request::Args),
+    Request(Box<request::Args>),
     /// Tell what is wrong with a KMS endpoint, step by step
     Doctor(doctor::Args),
     /// See and change whom a running server or relay turns away
@@ -71,7 +73,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Relay(args) => block_on(relay::run(args)),
-        Command::Request(args) => block_on(request::run(args)),
+        Command::Request(args) => block_on(request::run(*args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
     };
@@ -110,9 +112,7 @@ fn start_log() {
         .init();
 }
 
-fn block_on(
-    future: impl Future<Output = Result<ExitCode, Failure>>,
-) -> Result<ExitCode, Failure> {
+fn block_on(future: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
