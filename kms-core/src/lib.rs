@@ -22,6 +22,8 @@ pub mod catalog;
 pub mod cipher;
 pub mod client;
 pub mod cursor;
+#[cfg(feature = "server")]
+pub mod doctor;
 pub mod endpoint;
 pub mod hresult;
 pub mod lab;
