@@ -13,9 +13,9 @@ use kms_core::message::BaseRequest;
 use serde_json::{Map, Value, json};
 
 use super::{code, no_connection};
-use crate::Failure;
 use crate::output::{millis, print, print_json};
 use crate::value;
+use crate::{Failure, front};
 
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -88,6 +88,7 @@ pub(super) async fn run(
     addresses: &[SocketAddr],
     request: BaseRequest,
 ) -> Result<ExitCode, Failure> {
+    front::raise_descriptor_limit();
     let to = choose(args, addresses).await?;
     let connections = args.load.connections.unwrap_or(1);
     let requests = match (args.requests, args.load.duration) {
