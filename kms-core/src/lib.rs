@@ -40,7 +40,6 @@ pub mod license;
 pub mod limits;
 pub mod message;
 pub mod pdu;
-#[cfg(feature = "server")]
 pub mod relay;
 pub mod responder;
 #[cfg(feature = "server")]
