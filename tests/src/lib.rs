@@ -8,6 +8,7 @@ mod exposition;
 mod inert;
 mod log_writer;
 mod recorded;
+mod redis;
 pub mod score;
 mod sidecar;
 mod slack;
@@ -23,6 +24,7 @@ pub use exposition::{Exposition, Sample};
 pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
 pub use recorded::{Recording, check_at_once, recordings, replay};
+pub use redis::RedisServer;
 pub use sidecar::Sidecar;
 pub use slack::{Behaviour, FakeSlack, Post};
 pub use visit::{Visit, server_started, server_stopped};
@@ -40,20 +42,20 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn notifier_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| binary("kms-notifier"))
+    BINARY.get_or_init(|| build("kms-notifier"))
 }
 
-/// The `kms-core` binary, likewise.
+/// The `kms-core` binary, in the same way.
 ///
 /// # Panics
 /// When it does not compile.
 #[must_use]
-pub fn kms_core_binary() -> &'static Path {
+pub fn core_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| binary("kms-core"))
+    BINARY.get_or_init(|| build("kms-core"))
 }
 
-fn binary(name: &str) -> PathBuf {
+fn build(name: &str) -> PathBuf {
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let build = escargot::CargoBuild::new()
         .manifest_path(workspace)
@@ -70,18 +72,6 @@ fn binary(name: &str) -> PathBuf {
     }
 }
 
-/// A command that runs `kms-core` with nothing inherited and nothing on standard
-/// input.
-#[must_use]
-pub fn kms_core() -> Command {
-    let mut command = Command::new(kms_core_binary());
-    command
-        .env_clear()
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null());
-    command
-}
-
 /// A command that runs `kms-notifier` with nothing inherited: a webhook in the
 /// environment of whoever runs the tests must not be posted to. Standard input
 /// is empty and metrics get a free port, unless the test says otherwise.
@@ -93,6 +83,17 @@ pub fn notifier() -> Command {
         .env("METRICS_PORT", "0")
         // Recordings are old news, and are to be posted all the same.
         .env("KMS_NOTIFIER_POST_MAX_AGE", "876000h")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A command that runs `kms-core` with nothing inherited.
+#[must_use]
+pub fn core() -> Command {
+    let mut command = Command::new(core_binary());
+    command
+        .env_clear()
         .env("NO_COLOR", "1")
         .stdin(Stdio::null());
     command
