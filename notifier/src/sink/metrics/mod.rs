@@ -6,7 +6,6 @@
 
 mod labels;
 mod state;
-mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,8 +27,8 @@ use crate::source::Rotation;
 
 use state::StateMetrics;
 
+pub use kms_core::exposition::Format;
 pub use labels::{Evicted, Outcome, Sink};
-pub use text::Format;
 
 /// Names an event's product for a label: a name of the catalogue, `protected`
 /// for a relayed request, else `unknown`.
@@ -370,7 +369,7 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut open_metrics, &self.0.registry)?;
         Ok(match format {
             Format::OpenMetrics => open_metrics,
-            Format::Classic => text::classic(&open_metrics),
+            Format::Classic => kms_core::exposition::classic(&open_metrics),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The two texts a scrape may get, and which one it asked for.
+//! The two texts that a scrape of metrics may get, and which one it asked for.
 //!
 //! `prometheus-client` writes OpenMetrics only. Its text differs from the
 //! classic format 0.0.4 in the comment lines alone: OpenMetrics names a family
@@ -99,7 +99,8 @@ fn parse_quality(text: &str) -> Option<u16> {
 
 /// Makes classic text of what `prometheus-client` wrote: HELP and TYPE on the
 /// names the samples have, info as a gauge, no units, no end mark.
-pub(super) fn classic(open_metrics: &str) -> String {
+#[must_use]
+pub fn classic(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len() + open_metrics.len() / 8);
     // HELP stands before TYPE, and only TYPE tells the suffix of both.
     let mut help = None;
@@ -243,23 +244,24 @@ a_seconds_bucket{le=\"+Inf\"} 1
 a_thing 4
 # EOF
 ";
-        insta::assert_snapshot!(classic(open_metrics), @r##"
-        # HELP a_build_info What it is.
-        # TYPE a_build_info gauge
-        a_build_info{version="1 # TYPE"} 1
-        # HELP a_bytes_total Bytes.
-        # TYPE a_bytes_total counter
-        a_bytes_total{log="# HELP\""} 2
-        # TYPE a_level gauge
-        a_level 3
-        # HELP a_seconds Times.
-        # TYPE a_seconds histogram
-        a_seconds_sum 1.5
-        a_seconds_count 1
-        a_seconds_bucket{le="+Inf"} 1
-        # HELP a_thing Things.
-        # TYPE a_thing untyped
-        a_thing 4
-        "##);
+        let expected = "\
+# HELP a_build_info What it is.
+# TYPE a_build_info gauge
+a_build_info{version=\"1 # TYPE\"} 1
+# HELP a_bytes_total Bytes.
+# TYPE a_bytes_total counter
+a_bytes_total{log=\"# HELP\\\"\"} 2
+# TYPE a_level gauge
+a_level 3
+# HELP a_seconds Times.
+# TYPE a_seconds histogram
+a_seconds_sum 1.5
+a_seconds_count 1
+a_seconds_bucket{le=\"+Inf\"} 1
+# HELP a_thing Things.
+# TYPE a_thing untyped
+a_thing 4
+";
+        assert_eq!(classic(open_metrics), expected);
     }
 }
