@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -115,7 +116,7 @@ impl Call {
 
     /// The help of what is called; its failure is one of the test.
     fn help(&self) -> String {
-        let binary = notifier_binary().with_file_name(&self.program);
+        let binary = e2e::binary(&self.program);
         let subcommand = self.args.first().filter(|arg| !arg.starts_with('-'));
         let output = Command::new(&binary)
             .args(subcommand)
@@ -715,4 +716,50 @@ fn man_pages_and_completions_are_generated_and_their_shell_reads_them() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.starts_with("kms-notifier: cannot write "), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+/// As in the overlay for the relay: nobody signals the server.
+#[test]
+fn the_notifier_rotates_the_log_of_kms_core_and_misses_nothing() {
+    const VISITS: u16 = 900;
+    let dir = tempfile::tempdir().unwrap();
+    let (log, port_file) = (dir.path().join("kms.log"), dir.path().join("port"));
+    let mut server = Command::new(e2e::binary("kms-core"));
+    server
+        .env_clear()
+        .args(["serve", "--listen", "127.0.0.1:0", "--port-file"])
+        .arg(&port_file)
+        .arg("--log")
+        .arg(&log);
+    let server = Sidecar::spawn(&mut server);
+    server.wait_for_log(|line| line.contains("127.0.0.1:"));
+    let port = fs::read_to_string(&port_file).unwrap();
+    let port: u16 = port.trim().parse().unwrap();
+    let sidecar = Sidecar::spawn(
+        notifier()
+            .args(["run", "--from", "start", "--rotate-at", "64KiB", "--log"])
+            .arg(&log),
+    );
+    for visit in 1..=VISITS {
+        drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
+        // Now and then all is read, so that there is something to rotate.
+        if visit % 300 == 0 {
+            sidecar.wait_for_sample(
+                r#"kms_connection_probes_total{source="external"}"#,
+                |probes| probes == f64::from(visit),
+            );
+        }
+    }
+    sidecar.wait_for_sample(
+        r#"kms_notifier_log_rotations_total{log="kms.log",kind="rename"}"#,
+        |rotations| rotations > 0.0,
+    );
+    assert!(dir.path().join("kms.log.1").exists());
+    drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
+    sidecar.wait_for_sample(
+        r#"kms_connection_probes_total{source="external"}"#,
+        |probes| probes == f64::from(VISITS + 1),
+    );
+    // What came after the renaming stands in a new file.
+    assert!(log.exists());
 }
