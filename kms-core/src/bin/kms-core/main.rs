@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod front;
 mod limits;
+mod output;
 mod relay;
 mod request;
 mod serve;
@@ -34,7 +35,7 @@ enum Command {
     /// Stand in front of a licensed KMS host: limits, a log, statistics
     Relay(relay::Args),
     /// Send lab requests: one, many, or as many as a server can take
-    Request(request::Args),
+    Request(Box<request::Args>),
     /// Tell what is wrong with a KMS endpoint, step by step
     Doctor(doctor::Args),
     /// See and change whom a running server or relay turns away
@@ -91,7 +92,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => block_on_all_cores(serve::run(*args)),
         Command::Relay(args) => block_on(relay::run(args)),
-        Command::Request(args) => block_on(request::run(args)),
+        Command::Request(args) => block_on(request::run(*args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
         Command::Generate(what) => what
