@@ -6,11 +6,14 @@ COPY . .
 # `--target`, even for the host's own, keeps the flag from build scripts and
 # procedural macros. Certificate authorities and time zones are compiled in, and
 # names are looked up without the C library, so nothing is missing from an empty
-# image. deploy/image-check runs this command and holds its result to all that.
+# image. `getrandom_backend`: a static program cannot look the system call up by
+# name, and would want /dev/urandom. deploy/image-check runs this command and holds
+# its result to all that.
 RUN target="$(rustc --print host-tuple)" \
- && export RUSTFLAGS="-C target-feature=+crt-static" KMS_NOTIFIER_REVISION="$REVISION" \
- && cargo build --release --locked --target "$target" --bin kms-notifier \
- && install -D -t /out "target/$target/release/kms-notifier"
+ && export KMS_NOTIFIER_REVISION="$REVISION" \
+    RUSTFLAGS="-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"" \
+ && cargo build --release --locked --target "$target" --bin kms-notifier --bin kms-core \
+ && install -D -t /out "target/$target/release/kms-notifier" "target/$target/release/kms-core"
 
 FROM scratch
 ARG REVISION=unknown
