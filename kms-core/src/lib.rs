@@ -19,9 +19,10 @@
 //! time: time and random bytes are passed in, the tables are constants.
 //!
 //! The edges, on tokio: connections accepted, limited, logged and answered (the
-//! room `server`, behind the feature of that name), a client over a stream and a
-//! `doctor` for endpoints (the same feature), and a small HTTP server for metrics
-//! (`http`) with the texts it sends ([`exposition`]).
+//! room `server`, behind the feature of that name) or passed on to a licensed host
+//! (`relay`), a client over a stream and a `doctor` for endpoints (the same
+//! feature), and a small HTTP server for metrics (`http`) with the texts it sends
+//! ([`exposition`]).
 
 pub mod catalog;
 pub mod cipher;
@@ -39,6 +40,8 @@ pub mod license;
 pub mod limits;
 pub mod message;
 pub mod pdu;
+#[cfg(feature = "server")]
+pub mod relay;
 pub mod responder;
 #[cfg(feature = "server")]
 pub mod server;

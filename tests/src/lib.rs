@@ -43,7 +43,17 @@ pub fn notifier_binary() -> &'static Path {
     BINARY.get_or_init(|| binary("kms-notifier"))
 }
 
-/// One of the programs, built like [`notifier_binary`], but each time it is asked for.
+/// The `kms-core` binary, likewise.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn kms_core_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| binary("kms-core"))
+}
+
+/// One of the programs, built from the sources as they are now.
 ///
 /// # Panics
 /// When it does not compile.
@@ -63,6 +73,18 @@ pub fn binary(name: &str) -> PathBuf {
         Ok(run) => run.path().to_path_buf(),
         Err(e) => panic!("{name} does not build: {e}"),
     }
+}
+
+/// A command that runs `kms-core` with nothing inherited and nothing on standard
+/// input.
+#[must_use]
+pub fn kms_core() -> Command {
+    let mut command = Command::new(kms_core_binary());
+    command
+        .env_clear()
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
 }
 
 /// A command that runs `kms-notifier` with nothing inherited: a webhook in the

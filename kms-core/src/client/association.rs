@@ -304,7 +304,9 @@ impl Association {
             Frame::Whole { header, body } => (header, body),
         };
         let pdu = Pdu::decode(&header, body)?;
-        if pdu.call_id != self.call_id {
+        // vlmcsd's faults all have the same call id, and only one call waits.
+        let is_fault = matches!(pdu.body, Body::Fault(_));
+        if pdu.call_id != self.call_id && !is_fault {
             return Err(ClientError::CallId {
                 expected: self.call_id,
                 actual: pdu.call_id,

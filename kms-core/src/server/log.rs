@@ -380,3 +380,92 @@ impl Output {
 fn append(path: &PathBuf) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without a writer: one that is stuck for good.
+    fn stuck() -> Log {
+        let settings = LogSettings {
+            stamps: None,
+            ids: false,
+        };
+        Log::detached(settings, false)
+    }
+
+    fn fill(log: &Log, bytes: usize) {
+        let line = "x".repeat(200);
+        while log.0.lock().waiting.len() < bytes {
+            log.write(None, |log| log.started(&line));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_long_or_twice_for_a_stuck_writer() {
+        let log = stuck();
+        log.room().await;
+        fill(&log, MAX_WAITING / 2 + 1);
+        let begun = tokio::time::Instant::now();
+        log.room().await;
+        assert_eq!(begun.elapsed().as_secs(), HOLD_BACK.as_secs());
+        log.room().await;
+        assert_eq!(begun.elapsed().as_secs(), HOLD_BACK.as_secs());
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_the_queue_is_taken() {
+        let log = stuck();
+        fill(&log, MAX_WAITING / 2 + 1);
+        let waiting = tokio::spawn({
+            let log = log.clone();
+            async move { log.room().await }
+        });
+        tokio::task::yield_now().await;
+        let shared = Arc::clone(&log.0);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let file = append(&path).unwrap();
+        let writer = thread::spawn(move || shared.write_out(Sink::File { file, path }));
+        waiting.await.unwrap();
+        assert!(!log.0.stuck.load(Ordering::Relaxed));
+        assert!(log.finish(Duration::from_secs(60)).await);
+        writer.join().unwrap();
+        assert_eq!(log.lost(), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_lost_whole_and_counted() {
+        let log = stuck();
+        fill(&log, MAX_WAITING - 300);
+        let before = log.0.lock().waiting.len();
+        log.write(None, |log| {
+            log.started("a");
+            log.started(&"b".repeat(250));
+            log.started(&"c".repeat(250));
+        });
+        assert_eq!(log.lost(), 3);
+        assert_eq!(log.0.lock().waiting.len(), before);
+        log.write(None, |log| log.started("d"));
+        assert_eq!(log.lost(), 3);
+        assert!(log.0.lock().waiting.len() > before);
+    }
+
+    #[test]
+    fn a_torn_line_does_not_run_into_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        std::fs::write(&path, b"half a li").unwrap();
+        let mut output = Output {
+            sink: Sink::File {
+                file: append(&path).unwrap(),
+                path: path.clone(),
+            },
+            failing: true,
+            torn: true,
+        };
+        output.write(b"whole\n").unwrap();
+        output.write(b"next\n").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"half a li\nwhole\nnext\n");
+    }
+}

@@ -33,7 +33,7 @@ enum Command {
     /// Answer lab clients, as a KMS host would answer its own
     Serve(Box<serve::Args>),
     /// Stand in front of a licensed KMS host: limits, a log, statistics
-    Relay(relay::Args),
+    Relay(Box<relay::Args>),
     /// Send lab requests: one, many, or as many as a server can take
     Request(Box<request::Args>),
     /// Tell what is wrong with a KMS endpoint, step by step
@@ -77,6 +77,7 @@ impl Cli {
     fn front(&self) -> Option<&front::FrontArgs> {
         match &self.command {
             Command::Serve(args) => Some(&args.front),
+            Command::Relay(args) => Some(&args.front),
             _ => None,
         }
     }
@@ -91,7 +92,7 @@ fn main() -> ExitCode {
     start_log();
     let result = match cli.command {
         Command::Serve(args) => block_on_all_cores(serve::run(*args)),
-        Command::Relay(args) => block_on(relay::run(args)),
+        Command::Relay(args) => block_on_all_cores(relay::run(*args)),
         Command::Request(args) => block_on(request::run(*args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::Failure;
 
-/// Milliseconds with as many decimals as mean something: `0.42 ms`, `120 ms`.
+/// Milliseconds with as many decimals as mean something: `0.423 ms`, `120 ms`.
 pub(crate) fn millis(time: Duration) -> String {
     let millis = time.as_secs_f64() * 1e3;
     let decimals = match millis {
+        ..1.0 => 3,
         ..10.0 => 2,
         ..100.0 => 1,
         _ => 0,
@@ -37,7 +38,8 @@ mod tests {
 
     #[test]
     fn milliseconds_are_not_more_exact_than_they_are() {
-        assert_eq!(millis(Duration::from_micros(423)), "0.42 ms");
+        assert_eq!(millis(Duration::from_micros(423)), "0.423 ms");
+        assert_eq!(millis(Duration::from_micros(1423)), "1.42 ms");
         assert_eq!(millis(Duration::from_micros(12_345)), "12.3 ms");
         assert_eq!(millis(Duration::from_secs(2)), "2000 ms");
     }

@@ -179,6 +179,11 @@ fn nonsense_from_a_host_is_named() {
             answer(2, Body::Fault(fault)),
             ClientError::Fault(FaultStatus::ACCESS_DENIED),
         ),
+        // With another call id, as from vlmcsd.
+        (
+            answer(7, Body::Fault(fault)),
+            ClientError::Fault(FaultStatus::ACCESS_DENIED),
+        ),
         (
             answer(2, Body::Other(PacketType::Shutdown, b"")),
             ClientError::Unexpected(PacketType::Shutdown),

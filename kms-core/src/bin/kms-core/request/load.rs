@@ -217,7 +217,7 @@ fn as_text(report: &Report, interrupted: bool) -> String {
     let outcomes = &report.outcomes;
     let mut text = String::new();
     let mut row = |label: &str, value: &dyn std::fmt::Display| {
-        writeln!(text, "{label:<14}{value}").expect("memory takes what is written to it");
+        writeln!(text, "{label:<15}{value}").expect("memory takes what is written to it");
     };
     if interrupted {
         row("interrupted", &"not all was sent");
@@ -260,7 +260,7 @@ fn as_text(report: &Report, interrupted: bool) -> String {
         row("latency", &quantiles(latency));
     }
     if let Some(latency) = &report.from_sending {
-        row("  from sending", &format_args!("{}", quantiles(latency)));
+        row("from sending", &quantiles(latency));
     }
     text
 }
