@@ -137,7 +137,6 @@ impl Call {
         let first = self.args.first().map_or("", String::as_str);
         let what = format!("{} {first}", self.program);
         if NOT_YET.contains(&what.trim()) {
-            println!("skipped: {what} is not built yet");
             return;
         }
         let help = self.help();

@@ -8,7 +8,7 @@
 //! it counts as stuck, nobody waits for it any more, and what does not fit is lost
 //! and counted. A full disk is no reason to stop either.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -354,7 +354,7 @@ impl Output {
         let Sink::File { file, path } = &self.sink else {
             return false;
         };
-        match (fs::metadata(path), file.metadata()) {
+        match (std::fs::metadata(path), file.metadata()) {
             (Ok(there), Ok(ours)) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
             (Err(error), _) => error.kind() == io::ErrorKind::NotFound,
             (Ok(_), Err(_)) => false,
