@@ -15,6 +15,12 @@ fn main() -> ExitCode {
     let loaded = match load() {
         Ok(loaded) => loaded,
         Err(Stop::Help(text)) => return print(|out| write!(out, "{text}")),
+        Err(Stop::Generate(what)) => {
+            return match what.write(config::command()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(USAGE, &error),
+            };
+        }
         Err(Stop::Config(error)) => return fail(USAGE, &error),
     };
     let reading = match &loaded.command {
@@ -60,7 +66,7 @@ fn follow(config: Config) -> ExitCode {
             Command::Run(config) => Ok(*config),
             _ => Err("the command line changed under the program".to_owned()),
         },
-        Err(Stop::Config(error)) => Err(error.to_string()),
+        Err(stop @ (Stop::Config(_) | Stop::Generate(_))) => Err(stop.to_string()),
         Err(Stop::Help(_)) => Err("the command line asks for help".to_owned()),
     };
     match block_on(run::run(config, reload)) {

@@ -112,7 +112,7 @@ pub fn poster(slack: &Slack) -> Result<Option<Poster>, ConfigError> {
         .expose()
         .parse()
         .map_err(|error| wrong(format!("{error}")))?;
-    Poster::new(webhook, slack.timeout)
+    Poster::new(webhook, &slack.roots, slack.timeout)
         .map(Some)
         .map_err(|error| wrong(error.to_string()))
 }

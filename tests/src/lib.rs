@@ -44,7 +44,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn notifier_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("kms-notifier"))
+    BINARY.get_or_init(|| binary("kms-notifier"))
 }
 
 /// The `kms-core` binary, in the same way.
@@ -54,7 +54,7 @@ pub fn notifier_binary() -> &'static Path {
 #[must_use]
 pub fn core_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("kms-core"))
+    BINARY.get_or_init(|| binary("kms-core"))
 }
 
 /// A command that runs `kms-diag` with nothing inherited, on a free port unless
@@ -65,7 +65,7 @@ pub fn core_binary() -> &'static Path {
 #[must_use]
 pub fn diag() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let mut command = Command::new(BINARY.get_or_init(|| build("kms-diag")));
+    let mut command = Command::new(BINARY.get_or_init(|| binary("kms-diag")));
     command
         .env_clear()
         .env("KMS_DIAG_LISTEN", "[::]:0")
@@ -74,7 +74,12 @@ pub fn diag() -> Command {
     command
 }
 
-fn build(name: &str) -> PathBuf {
+/// One of the programs, built from the sources as they are now.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let build = escargot::CargoBuild::new()
         .manifest_path(workspace)

@@ -16,6 +16,12 @@ fn main() -> ExitCode {
             let _ = io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
+        Err(Stop::Generate(what)) => {
+            return match what.write(config::command()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(ConfigError::EXIT_CODE, &error),
+            };
+        }
         Err(Stop::Config(error)) => return fail(ConfigError::EXIT_CODE, &error),
     };
     own_log::start(config.log_format, config.log_level);

@@ -43,6 +43,9 @@ pub(super) enum CliCommand {
     /// Tell why a line of a log became what it became
     #[command(after_help = SPELLINGS)]
     Explain(ExplainArgs),
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Generate(::cli::Generate),
 }
 
 #[derive(Debug, Args)]
@@ -137,7 +140,7 @@ pub enum ReplayFormat {
 
 /// The whole command, with the short form `--format` of `--input-format` where
 /// nothing else has that name.
-pub(super) fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let mut command = Cli::command();
     for name in ["run", "check-config", "test-notify", "dead-letters"] {
         command = command.mut_subcommand(name, |sub| {

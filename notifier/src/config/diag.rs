@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{Args, Parser};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ipnet::IpNet;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
@@ -44,13 +44,28 @@ environment beats the file.";
 
 /// Collects diagnostics events over HTTP and prints each as one line for a log collector.
 #[derive(Debug, Parser)]
-#[command(name = "kms-diag", version, after_help = SPELLINGS)]
+#[command(name = "kms-diag", version, after_help = SPELLINGS, disable_help_subcommand = true, override_usage = "kms-diag [OPTIONS]")]
 struct Cli {
     /// TOML file to read further options from
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
     #[command(flatten)]
     raw: RawDiag,
+    #[command(subcommand)]
+    command: Option<Hidden>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Hidden {
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Generate(::cli::Generate),
+}
+
+/// The command line as clap sees it, for man pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 #[derive(Clone, Debug, Default, Args, Deserialize)]
@@ -91,13 +106,17 @@ impl Raw for RawDiag {
 /// configuration file.
 ///
 /// # Errors
-/// [`Stop::Help`] where help or the version was asked for, [`Stop::Config`]
+/// [`Stop::Help`] where help or the version was asked for, [`Stop::Generate`]
+/// where man pages were, [`Stop::Config`]
 /// where something is wrong.
 pub fn load(
     args: impl IntoIterator<Item = OsString>,
     env: Environment<'_>,
 ) -> Result<Config, Stop> {
     let cli = Cli::try_parse_from(args).map_err(|error| cli::stop(&error, "kms-diag"))?;
+    if let Some(Hidden::Generate(what)) = cli.command {
+        return Err(Stop::Generate(what));
+    }
     let mut layers = Layers::gather(cli.raw, cli.config.as_deref(), env)?;
     let rate = layers.bounded("rate", |raw| &raw.rate, Count(30), &RATE)?.0;
     Ok(Config {

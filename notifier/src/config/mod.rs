@@ -11,6 +11,7 @@ pub mod diag;
 mod error;
 mod layers;
 mod raw;
+mod roots;
 mod serving;
 mod shown;
 mod state;
@@ -35,7 +36,7 @@ use value::Size;
 
 use crate::policy::Classes;
 
-pub use cli::ReplayFormat;
+pub use cli::{ReplayFormat, command};
 pub use error::{ConfigError, Origin, Stop};
 pub use layers::Environment;
 pub use raw::Secret;
@@ -152,14 +153,14 @@ pub struct Loaded {
 /// configuration file.
 ///
 /// # Errors
-/// [`Stop::Help`] where help or the version was asked for, [`Stop::Config`]
+/// [`Stop::Help`] or [`Stop::Generate`] where that was asked for, [`Stop::Config`]
 /// where something is wrong.
 pub fn load(
     args: impl IntoIterator<Item = OsString>,
     env: Environment<'_>,
 ) -> Result<Loaded, Stop> {
-    let command = cli::parse(args)?;
-    let (command, layers) = match command {
+    let (command, layers) = match cli::parse(args)? {
+        CliCommand::Generate(what) => return Err(Stop::Generate(what)),
         CliCommand::Run(args) => {
             let (config, layers) = run(args, env)?;
             (Command::Run(config), layers)

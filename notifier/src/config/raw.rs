@@ -229,6 +229,9 @@ pub(super) struct RawServing {
     /// A file that holds the webhook's URL
     #[arg(long, value_name = "PATH")]
     pub(super) slack_webhook_url_file: Option<Text>,
+    /// PEM file of further certificate authorities to trust, beside the public ones
+    #[arg(long, value_name = "PATH")]
+    pub(super) ca_file: Option<Text>,
     /// Channel to post to [default: the webhook's own]
     #[arg(long, value_name = "NAME")]
     pub(super) slack_channel: Option<Text>,

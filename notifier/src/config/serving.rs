@@ -16,7 +16,8 @@ use super::store::{DedupStore, dedup_store};
 use super::value::{
     Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
 };
-use super::{Reading, reading};
+use super::{Reading, reading, roots::roots};
+use crate::sink::slack::Roots;
 use crate::source::tail::{Rotate, RotatedGlob, numbered};
 
 const DEFAULT_LISTEN: SocketAddr =
@@ -86,6 +87,8 @@ pub enum Input {
 pub struct Slack {
     /// https, or http to this machine. Without one, messages go to the log.
     pub webhook: Option<Secret>,
+    /// Who may vouch for the webhook's host.
+    pub roots: Roots,
     /// Channel in place of the webhook's own.
     pub channel: Option<String>,
     /// Name in place of the webhook's own.
@@ -263,6 +266,7 @@ fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {
     let text = |line: Option<Line>| line.map(|Line(text)| text).filter(|text| !text.is_empty());
     Ok(Slack {
         webhook: webhook(layers)?,
+        roots: roots(layers)?,
         channel: text(layers.optional("slack-channel", |raw| &raw.serving.slack_channel)?),
         username: text(layers.optional("slack-username", |raw| &raw.serving.slack_username)?),
         icon: text(layers.optional("slack-icon", |raw| &raw.serving.slack_icon)?),
