@@ -122,17 +122,22 @@ where
             async { Ok::<_, Infallible>(answer) }
         })
     };
-    serve_with(listener, MAX_CONNECTIONS, service, shutdown).await;
+    serve_with(listener, MAX_CONNECTIONS, |_| Some(()), service, shutdown).await;
 }
 
 /// The same for any service, which may read bodies: at most `places` connections
 /// are served at a time; `service` makes what answers on one, given the peer.
-pub async fn serve_with<S, B>(
+///
+/// `admit` is asked about each peer first. `None` closes the connection without a
+/// word; what it gives is held for as long as the connection is served.
+pub async fn serve_with<G, S, B>(
     listener: TcpListener,
     places: usize,
+    admit: impl Fn(SocketAddr) -> Option<G>,
     service: impl Fn(SocketAddr) -> S,
     shutdown: impl Future<Output = ()>,
 ) where
+    G: Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -164,6 +169,9 @@ pub async fn serve_with<S, B>(
                 continue;
             }
         };
+        let Some(admission) = admit(peer) else {
+            continue;
+        };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // A peer that has said all it had to say still gets its answer.
@@ -174,7 +182,7 @@ pub async fn serve_with<S, B>(
             .serve_connection(TokioIo::new(stream), service(peer));
         let connection = graceful.watch(connection);
         connections.spawn(async move {
-            let _place = place;
+            let _held = (place, admission);
             match timeout(CONNECTION_LIFE, connection).await {
                 Ok(Ok(())) => {}
                 // The peer's doing, and worth no more than this.

@@ -404,10 +404,14 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
         let labels = sample.labels.into_keys().collect();
         metrics.insert(sample.name, labels);
     }
-    assert!(
-        metrics.contains_key("kms_core_limit_overloaded"),
-        "{metrics:?}"
-    );
+    let collector = Sidecar::spawn(&mut e2e::diag());
+    for sample in Exposition::classic(&collector.metrics()).samples {
+        let labels = sample.labels.into_keys().collect();
+        metrics.insert(sample.name, labels);
+    }
+    for name in ["kms_core_limit_overloaded", "kms_diag_events_total"] {
+        assert!(metrics.contains_key(name), "{metrics:?}");
+    }
     metrics
 }
 
@@ -723,17 +727,29 @@ fn every_link_of_the_documentation_leads_somewhere() {
 #[test]
 fn man_pages_and_completions_are_generated_and_their_shell_reads_them() {
     let dir = tempfile::tempdir().unwrap();
-    let status = notifier().arg("generate").arg(dir.path()).status().unwrap();
-    assert!(status.success());
-    let page = fs::read_to_string(dir.path().join("man/kms-notifier-run.1")).unwrap();
-    assert!(page.contains("ca\\-file"), "{page}");
-    let completions = dir.path().join("completions/kms-notifier.bash");
-    let status = Command::new("bash")
-        .arg("-n")
-        .arg(completions)
-        .status()
-        .unwrap();
-    assert!(status.success());
+    for (program, page, word) in [
+        ("kms-notifier", "kms-notifier-run", "ca\\-file"),
+        ("kms-core", "kms-core-relay", "upstream"),
+        ("kms-diag", "kms-diag", "trusted\\-proxy"),
+    ] {
+        let binary = e2e::binary(program);
+        let generate = Command::new(&binary)
+            .arg("generate")
+            .arg(dir.path())
+            .env_clear()
+            .status()
+            .unwrap();
+        assert!(generate.success(), "{program}");
+        let page = fs::read_to_string(dir.path().join(format!("man/{page}.1"))).unwrap();
+        assert!(page.contains(word), "{page}");
+        let completions = dir.path().join(format!("completions/{program}.bash"));
+        let read = Command::new("bash").arg("-n").arg(completions).status();
+        assert!(read.unwrap().success(), "{program}");
+        // Who asks for help is not bothered with it.
+        let help = Command::new(&binary).arg("--help").env_clear().output();
+        let help = String::from_utf8(help.unwrap().stdout).unwrap();
+        assert!(!help.contains("generate"), "{help}");
+    }
 
     let in_a_file = dir.path().join("man/kms-notifier.1");
     let output = notifier().arg("generate").arg(&in_a_file).output().unwrap();

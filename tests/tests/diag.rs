@@ -203,6 +203,26 @@ fn who_posts_too_much_is_told_nothing_and_printed_no_more() {
 }
 
 #[test]
+fn one_peer_cannot_hold_all_places() {
+    let collector = Collector::start(&[]);
+    // Connections are accepted in their order, so the last ones are turned away.
+    let mut held: Vec<_> = (0..40).map(|_| collector.connect()).collect();
+    for stream in held.split_off(32) {
+        assert_eq!((&stream).read(&mut [0]).unwrap_or(0), 0, "it is closed");
+    }
+    for stream in &mut held {
+        let head = request("Connection: close\r\n", b"{}");
+        stream.write_all(&head).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(statuses(&answer), ["204 No Content"], "{answer}");
+    }
+    let metrics = Exposition::classic(&collector.0.metrics());
+    let refused = metrics.sum("kms_diag_connections_refused_total", &[]);
+    assert_eq!(refused, Some(8.0));
+}
+
+#[test]
 fn other_paths_and_methods_are_refused() {
     let collector = Collector::start(&[]);
     let get = |path: &str| {

@@ -26,6 +26,7 @@ use tower::ServiceExt as _;
 
 use super::allowance::Allowance;
 use super::client;
+use super::gate::Gate;
 use super::line::{self, MAX_BODY, Origin, line};
 use super::metrics::{Metrics, Outcome};
 use super::output::Lines;
@@ -106,6 +107,15 @@ pub async fn serve(
     collector: Collector,
     shutdown: impl Future<Output = ()>,
 ) {
+    let gate = Gate::new(collector.trusted.clone());
+    let refused = collector.metrics.refused_connections();
+    let admit = move |peer: SocketAddr| {
+        let admission = gate.admit(peer.ip(), Instant::now().into_std());
+        if admission.is_none() {
+            refused.inc();
+        }
+        admission
+    };
     let router = router(Arc::new(collector));
     let service = |peer: SocketAddr| {
         let router = router.clone();
@@ -114,7 +124,7 @@ pub async fn serve(
             router.clone().oneshot(request)
         })
     };
-    http::serve_with(listener, MAX_CONNECTIONS, service, shutdown).await;
+    http::serve_with(listener, MAX_CONNECTIONS, admit, service, shutdown).await;
 }
 
 fn router(collector: Arc<Collector>) -> Router {

@@ -72,6 +72,7 @@ pub struct Metrics {
     events: Family<Labels, Counter>,
     cuts: Counter,
     sizes: Histogram,
+    refused_connections: Counter,
 }
 
 impl Metrics {
@@ -83,6 +84,7 @@ impl Metrics {
             events: Family::default(),
             cuts: Counter::default(),
             sizes: Histogram::new(SIZES),
+            refused_connections: Counter::default(),
             registry: {
                 registry.register(
                     "kms_diag_build",
@@ -104,6 +106,11 @@ impl Metrics {
             "kms_diag_events",
             "Events posted, by what became of them",
             self.events.clone(),
+        );
+        registry.register(
+            "kms_diag_connections_refused",
+            "Connections closed at once because their peer had too many open",
+            self.refused_connections.clone(),
         );
         registry.register(
             "kms_diag_cuts",
@@ -134,6 +141,12 @@ impl Metrics {
     /// Counts what was cut out of an event.
     pub fn cut(&self, n: u64) {
         self.cuts.inc_by(n);
+    }
+
+    /// The counter of connections that were closed at once, for whoever does it.
+    #[must_use]
+    pub fn refused_connections(&self) -> Counter {
+        self.refused_connections.clone()
     }
 
     /// Notes the size of an event's body in bytes.

@@ -3,12 +3,14 @@
 //!
 //! Whoever reaches the port may post, so the sender is hostile until shown
 //! otherwise: [`line`](mod@line) bounds and cleans what is printed, [`client`]
-//! says whose it is, [`allowance`] how much of it is taken. Those three are pure;
-//! [`collector`] answers on HTTP, [`output`] writes, [`metrics`] counts.
+//! says whose it is, [`allowance`] how much of it is taken, [`gate`] how many
+//! connections a peer may hold. Those four are pure; [`collector`] answers on HTTP,
+//! [`output`] writes, [`metrics`] counts.
 
 pub mod allowance;
 pub mod client;
 pub mod collector;
+pub mod gate;
 pub mod line;
 pub mod metrics;
 pub mod output;
