@@ -305,6 +305,46 @@ fn services_probes_policies_and_monitors_name_ports_that_exist() {
     }
 }
 
+/// What a container may not do, and what it is given.
+fn check_confinement(pod: &Value) {
+    let spec = &pod["spec"];
+    assert_eq!(spec["enableServiceLinks"], false);
+    assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(
+        spec["securityContext"]["seccompProfile"]["type"],
+        "RuntimeDefault"
+    );
+    for container in containers(pod) {
+        let security = &container["securityContext"];
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        assert_eq!(security["allowPrivilegeEscalation"], false);
+        assert_eq!(security["capabilities"]["drop"][0], "ALL");
+        assert!(container["resources"]["requests"]["memory"].is_string());
+        assert!(container["resources"]["limits"]["memory"].is_string());
+    }
+}
+
+#[test]
+fn what_the_manifests_ask_the_collector_for_is_answered() {
+    let objects = rendered("diag");
+    let pod = pod(&objects);
+    check_confinement(pod);
+    let collector = Sidecar::spawn(&mut e2e::diag());
+    let container = containers(pod)[0];
+    for probe in ["readinessProbe", "livenessProbe"] {
+        let path = text(&container[probe]["httpGet"]["path"]);
+        assert_eq!(collector.get(path, "*/*").0, 200, "{probe}");
+    }
+    let path = text(&pod["metadata"]["annotations"]["prometheus.io/path"]);
+    assert_eq!(collector.get(path, "*/*").0, 200);
+    let rule = &of_kind(&objects, "Ingress")[0]["spec"]["rules"][0];
+    let paths = list(&rule["http"]["paths"]);
+    // It takes posts there, and nothing else goes out.
+    assert_eq!(paths.len(), 1);
+    let path = text(&paths[0]["path"]);
+    assert_eq!(collector.get(path, "*/*").0, 405, "{path}");
+}
+
 #[test]
 fn the_pod_keeps_what_the_runbook_promises() {
     for overlay in OVERLAYS {
@@ -313,20 +353,7 @@ fn the_pod_keeps_what_the_runbook_promises() {
         let sidecar = &spec["initContainers"][0];
         assert_eq!(sidecar["restartPolicy"], "Always");
         assert!(sidecar["readinessProbe"].is_null() && sidecar["startupProbe"].is_null());
-        assert_eq!(spec["enableServiceLinks"], false);
-        assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
-        assert_eq!(
-            spec["securityContext"]["seccompProfile"]["type"],
-            "RuntimeDefault"
-        );
-        for container in containers(pod(&objects)) {
-            let security = &container["securityContext"];
-            assert_eq!(security["readOnlyRootFilesystem"], true);
-            assert_eq!(security["allowPrivilegeEscalation"], false);
-            assert_eq!(security["capabilities"]["drop"][0], "ALL");
-            assert!(container["resources"]["requests"]["memory"].is_string());
-            assert!(container["resources"]["limits"]["memory"].is_string());
-        }
+        check_confinement(pod(&objects));
         let service = of_kind(&objects, "Service")
             .into_iter()
             .find(|service| service["spec"]["type"] == "LoadBalancer")
