@@ -7,11 +7,11 @@ COPY . .
 # procedural macros. Certificate authorities and time zones are compiled in, and
 # names are looked up without the C library, so nothing is missing from an empty
 # image. `getrandom_backend`: a static program cannot look the system call up by
-# name, and would want /dev/urandom. deploy/image-check runs this command and holds
-# its result to all that.
+# name, and would want /dev/urandom. Packed relocations take a few bits each, not 24
+# bytes. deploy/image-check runs this command and holds its result to all that.
 RUN target="$(rustc --print host-tuple)" \
  && export KMS_NOTIFIER_REVISION="$REVISION" \
-    RUSTFLAGS="-C target-feature=+crt-static --cfg getrandom_backend=\"linux_getrandom\"" \
+    RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --cfg getrandom_backend=\"linux_getrandom\"" \
  && cargo build --release --locked --target "$target" --bin kms-notifier --bin kms-core --bin kms-diag \
  && install -D -t /out "target/$target/release/kms-notifier" \
     "target/$target/release/kms-core" "target/$target/release/kms-diag"
