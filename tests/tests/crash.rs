@@ -10,7 +10,7 @@
     reason = "a test fails loudly where its input is not as it expects, and says what it did"
 )]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +18,10 @@ use std::time::Duration;
 use e2e::{Behaviour, FakeSlack, LogWriter, Post, Recording, Sidecar, notifier, replay};
 use fastrand::Rng;
 use serde_json::Value;
+
+/// One write in so many is followed by half of a rotation: no process lives long
+/// enough to see a rotated file fall silent.
+const ROTATE: u8 = 6;
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {
@@ -34,6 +38,8 @@ struct Server {
     rotated: Vec<PathBuf>,
     /// The log has another name, and its new file is not there yet.
     renamed: bool,
+    /// How files began: events are named after that, so no two begin alike.
+    beginnings: HashSet<Vec<u8>>,
 }
 
 impl Server {
@@ -48,7 +54,14 @@ impl Server {
             written: 0,
             rotated: Vec::new(),
             renamed: false,
+            beginnings: HashSet::new(),
         }
+    }
+
+    /// Whether a new file would begin as none before it.
+    fn may_begin(&mut self) -> bool {
+        let next = self.lines.get(self.written).cloned();
+        next.is_none_or(|line| self.beginnings.insert(line))
     }
 
     fn is_done(&self) -> bool {
@@ -78,6 +91,9 @@ impl Server {
     /// until the other half.
     fn rename(&mut self) {
         if self.renamed {
+            if !self.may_begin() {
+                return;
+            }
             self.writer.reopen();
         } else if self.written > 0 {
             let name = self.next_name();
@@ -90,7 +106,7 @@ impl Server {
 
     /// A copytruncate, while nobody reads: what was unread is in the copy.
     fn copy_truncate(&mut self) {
-        if !self.renamed && self.written > 0 {
+        if !self.renamed && self.written > 0 && self.may_begin() {
             let name = self.next_name();
             self.writer.copy_truncate(name);
         }
@@ -217,9 +233,6 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         Sidecar::spawn(&mut command)
     };
     let mut printed = Printed::default();
-    // Spread over all kills. No process lives long enough to let go of a rotated
-    // file, and 32 of them are resumed at most.
-    let rotations = kills / 8;
     let pace = server.lines.len() / usize::try_from(kills).expect("not that many") + 1;
     for _ in 0..kills {
         if failing {
@@ -240,7 +253,7 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         for _ in 0..random.usize(..4) {
             let lines = random.usize(..=pace);
             server.write(&mut random, lines);
-            if random.u64(..rotations) == 0 {
+            if random.u8(..ROTATE) == 0 {
                 server.rename();
             }
             std::thread::sleep(Duration::from_millis(random.u64(..30)));
@@ -248,7 +261,7 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         sidecar.kill();
         sidecar.wait();
         printed.take(sidecar.stdout());
-        match random.u64(..2 * rotations) {
+        match random.u8(..2 * ROTATE) {
             0 => server.copy_truncate(),
             1 => server.rename(),
             _ => {}
