@@ -150,9 +150,15 @@ fn plan(
         return None;
     }
 
+    let seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
+    let seen_until = seen_until.map(SystemTime::from);
     let mut old = Vec::new();
     for (at, (mark, found)) in marks.iter().zip(search.found).enumerate() {
         match found {
+            // In which nothing was read: it takes its turn among the others.
+            Some(file) if rotated && mark.offset == 0 && file.modified() > seen_until => {
+                search.copies.remove(&mark.file);
+            }
             Some(file) => old.push(file),
             None if in_current == Some(at) => {}
             None => handler.notice(Notice::Gap(Gap::FileGone {
@@ -160,15 +166,12 @@ fn plan(
             })),
         }
     }
-    if rotated {
+    // With nothing read before, what is not the log is none of ours.
+    if let Some(seen_until) = seen_until.filter(|_| rotated) {
         candidates.retain(|file| !search.copies.contains(&file.id));
-        // With nothing read before, what is not the log is none of ours.
-        let seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
-        if let Some(seen_until) = seen_until.map(SystemTime::from) {
-            let found = (candidates, left_out);
-            let (candidates, left_out) = news(found, |modified| modified > seen_until);
-            open_all(candidates, left_out, options, &mut old, handler);
-        }
+        let found = (candidates, left_out);
+        let (candidates, left_out) = news(found, |modified| modified > seen_until);
+        open_all(candidates, left_out, options, &mut old, handler);
     }
     let current = current.and_then(|opened| {
         let mark = in_current.and_then(|at| marks.get(at));

@@ -179,6 +179,12 @@ fn what_was_copied_from_a_file_that_was_empty_is_found_too() {
     bench.resume(&marks);
     assert_eq!(bench.lines(), ["1 two", "2 three"]);
     assert!(bench.heard.notices.is_empty());
+    // It is a rotated file by now, and was written after its copy.
+    bench.rename("log", "log.0");
+    bench.append("log", "four\n");
+    bench.resume(&marks);
+    assert_eq!(bench.lines(), ["1 two", "2 three", "3 four"]);
+    assert!(bench.heard.notices.is_empty());
 }
 
 #[test]
