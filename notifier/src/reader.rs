@@ -22,6 +22,8 @@ pub struct Reader {
     format: Format,
     max_line: usize,
     generations: Vec<(u32, Generation)>,
+    /// The newest, closed before the next was opened.
+    closed: Option<Generation>,
     /// Of an earlier run, until the tail opens them again.
     resumed: Vec<SavedGeneration>,
     now: Option<Timestamp>,
@@ -72,6 +74,7 @@ impl Reader {
             format,
             max_line,
             generations: Vec::new(),
+            closed: None,
             resumed: Vec::new(),
             now: None,
             events: Vec::new(),
@@ -91,7 +94,8 @@ impl Reader {
 
     /// The log ends here; `server_ended` says that the server did, too.
     pub fn finish(&mut self, server_ended: bool) {
-        while let Some((_, mut generation)) = self.generations.pop() {
+        let open = self.generations.drain(..).map(|(_, generation)| generation);
+        for mut generation in open.chain(self.closed.take()) {
             generation.flush(&mut self.assembler, self.now, &mut self.events);
         }
         self.assembler.finish(server_ended, &mut self.events);
@@ -198,12 +202,26 @@ impl LineHandler for Reader {
             let at = self.resumed.iter().position(is_it)?;
             Some(self.resumed.remove(at).unwrapper)
         });
+        let unwrapper = match resumed {
+            Some(saved) => saved.resume(self.format, self.max_line),
+            None => {
+                let mut unwrapper = Unwrapper::new(self.format, opened.head, self.max_line);
+                let newest = self.generations.last_mut().map(|(_, newest)| newest);
+                if let Some(older) = self
+                    .closed
+                    .as_mut()
+                    .or(newest)
+                    .filter(|_| opened.start == 0)
+                {
+                    unwrapper.inherit(&mut older.unwrapper);
+                }
+                unwrapper
+            }
+        };
+        self.closed = None;
         let generation = Generation {
             ids,
-            unwrapper: match resumed {
-                Some(saved) => saved.resume(self.format, self.max_line),
-                None => Unwrapper::new(self.format, opened.head, self.max_line),
-            },
+            unwrapper,
             modified: opened
                 .modified
                 .and_then(|time| Timestamp::try_from(time).ok()),
@@ -238,7 +256,11 @@ impl LineHandler for Reader {
             .position(|(number, _)| *number == closed.generation);
         if let Some(at) = found {
             let (_, mut generation) = self.generations.remove(at);
-            generation.flush(&mut self.assembler, self.now, &mut self.events);
+            if at == self.generations.len() {
+                self.closed = Some(generation);
+            } else {
+                generation.flush(&mut self.assembler, self.now, &mut self.events);
+            }
         }
     }
 

@@ -109,6 +109,69 @@ fn a_recording_stopped_anywhere_gives_the_same_events() {
     }
 }
 
+/// A recording in two files, the second opened before the first is closed or after.
+fn read_rotated(lines: &[RawLine<'_>], at: usize, overlap: bool) -> Vec<Event> {
+    let mut reader = reader();
+    let first = Closed {
+        generation: 0,
+        reason: crate::source::CloseReason::Silent,
+        position: 0,
+        unterminated: false,
+        lost: 0,
+    };
+    for (number, piece) in (0..).zip([&lines[..at], &lines[at..]]) {
+        if number == 1 && !overlap {
+            reader.closed(first);
+        }
+        reader.opened(Opened {
+            generation: number,
+            start: 0,
+            head: Some(piece[0].bytes),
+            modified: None,
+        });
+        for line in piece {
+            reader.line(number, *line);
+        }
+    }
+    if overlap {
+        reader.closed(first);
+    }
+    reader.finish(false);
+    reader.take_events()
+}
+
+#[test]
+fn a_line_in_parts_goes_on_in_the_next_file() {
+    let what = |events: &[Event]| -> Vec<_> {
+        let requests = events.iter().filter(|event| event.kind.is_request());
+        requests
+            .map(|event| (event.kind, event.ip, event.request.clone()))
+            .collect()
+    };
+    for name in ["cri-svn1113-fork-held", "docker-svn1113-fork-held"] {
+        let all = Recording::all();
+        let (_, recording) = all.iter().find(|(found, _)| found == name).unwrap();
+        let lines = recording.lines();
+        let whole = what(&read(&lines, &[], false).0);
+        let is_part = |line: &RawLine<'_>| {
+            let text = String::from_utf8_lossy(line.bytes);
+            text.contains(" stdout P ") || text.starts_with("{\"log\"") && !text.contains("\\n\"")
+        };
+        let parts: Vec<usize> = (0..lines.len()).filter(|at| is_part(&lines[*at])).collect();
+        assert!(
+            name.starts_with("docker") || parts.len() > 10,
+            "{name}: {}",
+            parts.len()
+        );
+        for part in parts.into_iter().step_by(3) {
+            for overlap in [false, true] {
+                let events = read_rotated(&lines, part + 1, overlap);
+                assert!(what(&events) == whole, "{name}, line {part}");
+            }
+        }
+    }
+}
+
 #[test]
 fn an_orderly_stop_loses_no_request() {
     for (name, recording) in Recording::all() {
