@@ -48,10 +48,21 @@ pub enum Message {
     LogEnded(Arc<str>),
     /// A delivery came to something.
     Posted(DeliveryId, Posted, Duration),
-    /// New classes, window and style, from a re-read configuration.
-    Reload(Box<(Settings, Style)>),
+    /// The configuration was read again.
+    Reload(Box<Reload>),
     /// Somebody asks about dead letters.
     Control(Request, oneshot::Sender<Reply>),
+}
+
+/// What a configuration that was read again changes.
+#[derive(Debug)]
+pub struct Reload {
+    /// Classes, window, and what is told.
+    pub settings: Settings,
+    /// How messages look.
+    pub style: Style,
+    /// After how long silence is told; none: never.
+    pub silence_after: Option<Duration>,
 }
 
 /// A message on its way to the poster.
@@ -106,6 +117,9 @@ impl<W: Write> Hub<W> {
     /// The reader of standard output is gone (broken pipe).
     pub async fn run(mut self, inbox: Receiver<Message>) -> io::Result<()> {
         self.count_set_aside(0);
+        for log in self.watches.silent() {
+            self.metrics.log(log).set_silent(true);
+        }
         self.follow(inbox).await?;
         self.save();
         Ok(())
@@ -168,9 +182,9 @@ impl<W: Write> Hub<W> {
                 self.settled(id, &posted);
             }
             Message::Reload(new) => {
-                let (settings, style) = *new;
-                self.policy.reload(settings);
-                self.style = style;
+                self.policy.reload(new.settings);
+                self.style = new.style;
+                self.watches.set_silence_after(new.silence_after);
                 self.metrics.sources(self.policy.classes().names());
             }
             Message::Control(request, reply) => {
@@ -191,6 +205,15 @@ impl<W: Write> Hub<W> {
                 self.metrics.log(&watched.log).set_silent(silent);
             }
             self.policy.handle_alert(watched.alert);
+            self.keep_watch(&watched.log);
+        }
+    }
+
+    /// What was told of a log is saved with the message about it.
+    fn keep_watch(&mut self, log: &Arc<str>) {
+        if let (Some(store), Some(watch)) = (&mut self.store, self.watches.encode(log)) {
+            store.handle_watch(Arc::clone(log), watch);
+            self.unsaved = true;
         }
     }
 
@@ -259,6 +282,7 @@ impl<W: Write> Hub<W> {
             }
         }
         log.gaps(batch.traffic.gaps);
+        log.lost(batch.traffic.lost);
         self.metrics.evicted(Evicted::CutLine, batch.traffic.cut);
         self.metrics
             .evicted(Evicted::Connection, batch.counters.evicted_connections);
@@ -272,6 +296,9 @@ impl<W: Write> Hub<W> {
         // Whoever sees an event finds it counted, and a position behind an event
         // is stored only after that was printed.
         stdout::print(&mut self.out, &batch.events)?;
+        if batch.position.is_some() {
+            self.keep_watch(&batch.log);
+        }
         if let (Some(position), Some(store)) = (batch.position, &mut self.store) {
             self.policy.handle_position(&batch.log);
             store.handle_log(batch.log, position);

@@ -22,6 +22,9 @@ const SCHEMA_KEY: &str = "schema";
 /// By name, what is kept of each log.
 const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs");
 
+/// By name, what a log's watch knows. Absent in files of before there were any.
+const WATCHES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("watches");
+
 /// Memory for pages; the state is a few hundred KiB, and read once.
 const CACHE: usize = 4 << 20;
 
@@ -96,6 +99,7 @@ fault_from!(
 pub(super) struct Contents {
     pub(super) policy: Stored,
     pub(super) logs: Vec<(String, Vec<u8>)>,
+    pub(super) watches: Vec<(String, Vec<u8>)>,
 }
 
 /// An open database with the schema of this version.
@@ -167,6 +171,7 @@ impl Database {
         &self,
         changes: &Changes,
         logs: &HashMap<Arc<str>, Vec<u8>>,
+        watches: &HashMap<Arc<str>, Vec<u8>>,
     ) -> Result<(), Fault> {
         let transaction = self.inner.begin_write()?;
         for table in Table::ALL {
@@ -189,11 +194,12 @@ impl Database {
                 };
             }
         }
-        let mut stored = transaction.open_table(LOGS)?;
-        for (log, state) in logs {
-            stored.insert(&**log, &**state)?;
+        for (table, changed) in [(LOGS, logs), (WATCHES, watches)] {
+            let mut stored = transaction.open_table(table)?;
+            for (log, state) in changed {
+                stored.insert(&**log, &**state)?;
+            }
         }
-        drop(stored);
         Ok(transaction.commit()?)
     }
 
@@ -214,25 +220,27 @@ impl Database {
             return Ok(());
         }
         let transaction = self.inner.begin_write()?;
-        let mut stored = transaction.open_table(LOGS)?;
-        for log in logs {
-            stored.remove(&**log)?;
+        for table in [LOGS, WATCHES] {
+            let mut stored = transaction.open_table(table)?;
+            for log in logs {
+                stored.remove(&**log)?;
+            }
         }
-        drop(stored);
         Ok(transaction.commit()?)
     }
 }
 
 /// The schema's version; none if there is no such table.
 fn schema(transaction: &ReadTransaction) -> Result<Option<u64>, Fault> {
-    if !transaction
-        .list_tables()?
-        .any(|table| table.name() == META.name())
-    {
+    if !has_table(transaction, META.name())? {
         return Ok(None);
     }
     let version = transaction.open_table(META)?.get(SCHEMA_KEY)?;
     Ok(version.map(|version| version.value()))
+}
+
+fn has_table(transaction: &ReadTransaction, name: &str) -> Result<bool, Fault> {
+    Ok(transaction.list_tables()?.any(|table| table.name() == name))
 }
 
 fn contents(transaction: &ReadTransaction) -> Result<Contents, Fault> {
@@ -244,10 +252,15 @@ fn contents(transaction: &ReadTransaction) -> Result<Contents, Fault> {
             contents.policy.push(row);
         }
     }
-    for row in transaction.open_table(LOGS)?.iter()? {
-        let (name, state) = row?;
-        let row = (name.value().to_owned(), state.value().to_vec());
-        contents.logs.push(row);
+    let mut tables = vec![(LOGS, &mut contents.logs)];
+    if has_table(transaction, WATCHES.name())? {
+        tables.push((WATCHES, &mut contents.watches));
+    }
+    for (table, rows) in tables {
+        for row in transaction.open_table(table)?.iter()? {
+            let (name, state) = row?;
+            rows.push((name.value().to_owned(), state.value().to_vec()));
+        }
     }
     Ok(contents)
 }

@@ -73,7 +73,7 @@ fn what_was_saved_is_there_again() {
 fn the_tables_of_version_1() {
     assert_eq!(SCHEMA, 1);
     let (_directory, path) = place();
-    drop(reopen(&path).unwrap());
+    save(&mut reopen(&path).unwrap(), "10.0.0.1");
     let database = redb::Database::open(&path).unwrap();
     let transaction = redb::ReadableDatabase::begin_read(&database).unwrap();
     let mut tables: Vec<String> = transaction
@@ -91,9 +91,34 @@ fn the_tables_of_version_1() {
             "meta",
             "outbox",
             "rest",
+            "watches",
             "window"
         ]
     );
+}
+
+#[test]
+fn a_file_of_before_there_were_watches_is_taken_over() {
+    let (_directory, path) = place();
+    let mut opened = reopen(&path).unwrap();
+    let watch = Watch::new(None, at(0));
+    opened.store.handle_watch("kms".into(), watch.encode());
+    opened.store.handle_watch("other".into(), vec![0xff]);
+    assert_eq!(save(&mut opened, "10.0.0.1"), Saved::Written);
+    drop(opened);
+    let opened = reopen(&path).unwrap();
+    assert_eq!(opened.watches.keys().collect::<Vec<_>>(), ["kms"]);
+    drop(opened);
+
+    let database = redb::Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new("watches");
+    assert!(transaction.delete_table(table).unwrap());
+    transaction.commit().unwrap();
+    drop(database);
+    let opened = reopen(&path).unwrap();
+    assert!(opened.watches.is_empty());
+    assert_eq!((opened.store.set_aside_count(), opened.logs.len()), (0, 1));
 }
 
 fn write_schema(path: &Path, version: u64) {

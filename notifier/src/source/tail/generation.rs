@@ -212,6 +212,11 @@ impl Generation {
         matches!(self.join, Join::Opened) && self.lag() == 0 && self.splitter.pending() == 0
     }
 
+    /// Whether the last read failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.read_failed
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.size
     }

@@ -247,6 +247,8 @@ impl Tail {
             at_end: reading == Reading::AtEnd,
             lag: old_lag + self.current.as_ref().map_or(0, Generation::lag),
             waiting_for_file: self.trouble.is_some(),
+            unreadable: matches!(self.trouble, Some(Trouble::Unreadable(_)))
+                || self.current.as_ref().is_some_and(Generation::is_failing),
             settling: !self.old.is_empty(),
             ended: false,
         }

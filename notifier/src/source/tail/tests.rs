@@ -231,7 +231,8 @@ fn a_file_that_appears_later_is_read_from_byte_0_and_waiting_is_told_once() {
     let mut bench = Bench::new();
     bench.open(Start::End);
     for _ in 0..3 {
-        assert!(bench.poll().waiting_for_file);
+        let progress = bench.poll();
+        assert!(progress.waiting_for_file && !progress.unreadable);
     }
     bench.append("log", "one\n");
     assert_eq!(bench.lines(), ["0 one"]);
@@ -516,7 +517,7 @@ fn what_cannot_be_read_later_is_told_once_and_tried_again() {
     fs::create_dir(bench.path("log")).unwrap();
     file.write_all(b"b\n").unwrap();
     assert_eq!(bench.lines(), ["0 b"]);
-    assert!(bench.poll().waiting_for_file);
+    assert!(bench.poll().waiting_for_file && bench.poll().unreadable);
     fs::remove_dir(bench.path("log")).unwrap();
     bench.append("log", "c\n");
     assert_eq!(bench.lines(), ["1 c"]);
