@@ -39,7 +39,7 @@ use kept::Kept;
 pub use kept::dead_letters;
 
 /// Batches on their way to the hub at most. A log whose batch does not fit waits.
-const INBOX: usize = 64;
+const INBOX: usize = 8;
 
 /// How long the program waits beyond [`DRAIN`] for its own threads.
 const GRACE: Duration = Duration::from_secs(2);

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 /// One write in so many is followed by half of a rotation: no process lives long
 /// enough to see a rotated file fall silent.
-const ROTATE: u8 = 6;
+const ROTATE: u8 = 12;
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {

@@ -40,6 +40,26 @@ fn kinds(sidecar: &Sidecar) -> Vec<String> {
     sidecar.stdout().iter().map(kind).collect()
 }
 
+/// The README's first command: its recording gets older every day.
+#[test]
+fn without_a_webhook_a_message_is_shown_whatever_its_age() {
+    let recording = Recording::named("svn1113-threads-held");
+    let mut command = notifier();
+    command
+        .env_remove("KMS_NOTIFIER_POST_MAX_AGE")
+        .args(["run", "--from", "start", "--log"])
+        .arg(&recording.path);
+    let mut sidecar = Sidecar::spawn(&mut command);
+    let shown = sidecar.wait_for_log(|line| line.contains("would post"));
+    let expected = "would post: KMS activation; Client: 192.168.1.231 (external); \
+        Workstation: SRV-3653F8DD; Product: Office Visio Pro 2019; Status before: OOB grace; \
+        Outcome: Activated; Time: 2026-11-20T21:19:08+00:00";
+    assert!(shown.contains(expected), "{shown}");
+    sidecar.wait_for_log(|line| line.contains("would post: KMS digest: "));
+    sidecar.terminate();
+    assert!(sidecar.wait().success(), "{sidecar:?}");
+}
+
 #[test]
 fn a_server_is_started_and_its_end_is_the_end() {
     let log = server_started() + &Visit::from("10.10.0.1").activation();
