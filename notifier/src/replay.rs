@@ -113,7 +113,8 @@ pub(crate) fn feed(
     mut each: impl FnMut(&mut Reader) -> io::Result<()>,
 ) -> Result<(), ReplayError> {
     let unreadable = |error| ReplayError::Input {
-        path: path.display().to_string(),
+        // It may hold what moves a terminal's cursor.
+        path: kms_core::text::clean(path.as_os_str().as_encoded_bytes(), 4096).into_owned(),
         error,
     };
     let (mut input, modified) = open(path).map_err(unreadable)?;

@@ -210,7 +210,13 @@ fn an_unreadable_state_is_set_aside_and_said_in_slack() {
 /// The first lines of messages, oldest first.
 fn titles(slack: &FakeSlack) -> Vec<String> {
     let posts = slack.posts();
-    let title = |post: &e2e::Post| post.json()["text"].as_str().unwrap_or_default().to_owned();
+    let title = |post: &e2e::Post| {
+        post.json()
+            .get("text")
+            .and_then(|text| text.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
     posts.iter().map(title).collect()
 }
 
