@@ -5,6 +5,7 @@
 //! thread waits for one that comes later on the way, except a log's for the hub.
 
 mod kept;
+mod shared;
 
 use std::io;
 use std::process::ExitCode;
@@ -195,6 +196,7 @@ pub async fn run(
     if let Some(state) = &config.state {
         kept::listen(state, &to_hub);
     }
+    let shared = shared::share(&config, &mut kept.policy, &to_hub)?;
     let mut watches = Watches::new(&names, config.silence_after, now());
     watches.restore(kept.watches, config.silence_after, now());
     let hub = Hub {
@@ -207,7 +209,9 @@ pub async fn run(
         logs: names.len(),
         watches,
         store: kept.store,
-        unsaved: false,
+        // Its name is to be on the disk before it claims anything.
+        unsaved: shared.is_some(),
+        shared,
     };
     let hub = spawn_hub(hub, inbox).map_err(system("the hub's thread"))?;
     let running = logs.start().map_err(system("a log's thread"))?;
