@@ -10,6 +10,8 @@
 //! and inode tell files apart. Across a restart they do not, and a [`Mark`] does;
 //! `resume` finds what was written and rotated meanwhile.
 
+#[cfg(test)]
+mod crash_tests;
 mod generation;
 mod mark;
 #[cfg(test)]

@@ -7,7 +7,9 @@
 //! and the current one are those that were changed after everything had been
 //! read, in the order of their last change. A tool that compresses or moves files
 //! keeps that time, and a file is renamed when its last line is in it, so this is
-//! the order in which they were written.
+//! the order in which they were written. The kernel's clock ticks every few
+//! milliseconds: of files with the same time the names say which is older, and one
+//! that came and went within the tick of the last change that was seen is missed.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -82,6 +84,7 @@ impl Tail {
         // Two changes within a tick of the kernel's clock have the same time.
         let known = self.resumed_at.map(SystemTime::from);
         let is_news = |modified| modified >= seen_until && Some(modified) != known;
+        let is_news = |file: &Candidate| file.modified.is_some_and(is_news);
         let (mut candidates, left_out) = news(found, is_news);
         let is_open = |id| current.id() == id || self.old.iter().any(|old| old.is(id));
         candidates.retain(|file| !is_open(file.id));
@@ -152,12 +155,17 @@ fn plan(
 
     let seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
     let seen_until = seen_until.map(SystemTime::from);
-    let mut old = Vec::new();
+    let was_empty_log = |at: usize| {
+        rotated && at + 1 == marks.len() && marks.last().is_some_and(|mark| mark.offset == 0)
+    };
+    let (mut old, mut in_turn) = (Vec::new(), HashSet::new());
     for (at, (mark, found)) in marks.iter().zip(search.found).enumerate() {
         match found {
-            // In which nothing was read: it takes its turn among the others.
-            Some(file) if rotated && mark.offset == 0 && file.modified() > seen_until => {
+            // It was the log and nothing was read in it. It may have been copied away
+            // and emptied since, so it takes its turn among the others.
+            Some(file) if was_empty_log(at) && file.modified() > seen_until => {
                 search.copies.remove(&mark.file);
+                in_turn.insert(mark.file);
             }
             Some(file) => old.push(file),
             None if in_current == Some(at) => {}
@@ -170,7 +178,11 @@ fn plan(
     if let Some(seen_until) = seen_until.filter(|_| rotated) {
         candidates.retain(|file| !search.copies.contains(&file.id));
         let found = (candidates, left_out);
-        let (candidates, left_out) = news(found, |modified| modified > seen_until);
+        let is_news = |file: &Candidate| {
+            // Its first bytes may have come after it was listed.
+            file.modified > Some(seen_until) || in_turn.contains(&file.id)
+        };
+        let (candidates, left_out) = news(found, is_news);
         open_all(candidates, left_out, options, &mut old, handler);
     }
     let current = current.and_then(|opened| {
@@ -213,10 +225,10 @@ fn candidates(
 /// older than all of them.
 fn news(
     (mut candidates, left_out): (Vec<Candidate>, usize),
-    is_news: impl Fn(SystemTime) -> bool,
+    is_news: impl Fn(&Candidate) -> bool,
 ) -> (Vec<Candidate>, usize) {
     let all = candidates.len();
-    candidates.retain(|file| file.modified.is_some_and(&is_news));
+    candidates.retain(is_news);
     let left_out = if candidates.len() == all { left_out } else { 0 };
     (candidates, left_out)
 }

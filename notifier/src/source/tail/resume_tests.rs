@@ -187,6 +187,50 @@ fn what_was_copied_from_a_file_that_was_empty_is_found_too() {
     assert!(bench.heard.notices.is_empty());
 }
 
+/// A copytruncate and the next line take less than a tick of the kernel's clock.
+#[test]
+fn of_files_changed_at_the_same_time_the_names_say_which_is_older() {
+    for (copied, renamed) in [
+        ("log.2", "log.1"),
+        ("log.10", "log.9"),
+        ("log-20261120-0018", "log-20261120-0019"),
+    ] {
+        let (mut bench, _) = stopped("");
+        let marks = bench.stop();
+        assert_eq!(marks.last().map(|mark| mark.offset), Some(0));
+        let log = bench.append("log", "one\n");
+        fs::copy(bench.path("log"), bench.path(copied)).unwrap();
+        log.set_len(0).unwrap();
+        bench.append("log", "two\n");
+        let now = log.metadata().unwrap().modified().unwrap();
+        let copy = File::options().write(true).open(bench.path(copied));
+        copy.unwrap().set_modified(now).unwrap();
+        bench.rename("log", renamed);
+        bench.append("log", "three\n");
+        bench.resume(&marks);
+        assert_eq!(bench.lines(), ["0 one", "1 two", "2 three"], "{copied}");
+        assert!(bench.heard.notices.is_empty());
+    }
+}
+
+#[test]
+fn an_old_file_of_which_no_line_was_read_still_comes_before_the_next_one() {
+    let (mut bench, _) = stopped("on");
+    bench.rename("log", "log.2");
+    bench.append("log", "");
+    let marks = bench.stop();
+    let offsets: Vec<u64> = marks.iter().map(|mark| mark.offset).collect();
+    assert_eq!(offsets, [0, 0]);
+    bench.append("log", "two\n");
+    // The server still held it.
+    bench.append("log.2", "e\n");
+    bench.rename("log", "log.1");
+    bench.append("log", "three\n");
+    bench.resume(&marks);
+    assert_eq!(bench.lines(), ["0 one", "1 two", "2 three"]);
+    assert!(bench.heard.notices.is_empty());
+}
+
 #[test]
 fn a_truncation_without_a_copy_is_a_gap() {
     let (mut bench, marks) = stopped("one\ntwo\n");
