@@ -29,14 +29,14 @@ fuzz_target!(|input: &[u8]| {
         ..Policy::default()
     };
     let mut random = |bytes: &mut [u8]| bytes.fill(4);
-    let mut host = Host::new(policy, Box::new(LabSuite), &mut random);
+    let host = Host::new(policy, Box::new(LabSuite), &mut random);
     let mut settings = AssociationSettings::new(NonZeroU32::MIN, 1688);
     settings.ndr64 = choices & 32 != 0;
     settings.btfn = choices & 64 != 0;
     let mut association = Association::new(settings);
     loop {
         let env = Env {
-            host: &mut host,
+            host: &host,
             now: Timestamp::UNIX_EPOCH,
             random: &mut random,
         };

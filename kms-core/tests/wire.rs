@@ -35,13 +35,13 @@ fn short(at: usize, wanted: usize, left: usize) -> CursorError {
 /// Feeds all of it to a new connection.
 fn last_step(bytes: &[u8]) -> Step {
     let mut random = |bytes: &mut [u8]| bytes.fill(4);
-    let mut host = Host::new(Policy::default(), Box::new(LabSuite), &mut random);
+    let host = Host::new(Policy::default(), Box::new(LabSuite), &mut random);
     let settings = AssociationSettings::new(NonZeroU32::MIN, 1688);
     let mut association = Association::new(settings);
     let mut rest = bytes;
     loop {
         let env = Env {
-            host: &mut host,
+            host: &host,
             now: Timestamp::UNIX_EPOCH,
             random: &mut random,
         };

@@ -99,6 +99,36 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    fn check(&self) -> Result<(), LimitsError> {
+        for (given, most) in [(self.ipv4_prefix, 32), (self.ipv6_prefix, 128)] {
+            if given > most {
+                return Err(LimitsError::Prefix { given, most });
+            }
+        }
+        if let Some(rate) = self.rate
+            && !(1..=MAX_RATE).contains(&rate.connections)
+        {
+            return Err(LimitsError::Rate(rate.connections));
+        }
+        for span in [self.report_window(), self.overload_ttl] {
+            if span.is_zero() || span > MAX_SPAN {
+                return Err(LimitsError::Span(span));
+            }
+        }
+        if [self.max_connections, self.max_total].contains(&Some(0)) || self.max_sources == 0 {
+            return Err(LimitsError::Zero);
+        }
+        Ok(())
+    }
+
+    /// How long refusals are collected into one report.
+    fn report_window(&self) -> Duration {
+        let minute = Duration::from_secs(60);
+        self.rate.map_or(minute, |rate| rate.window)
+    }
+}
+
 /// Limits that cannot be. The text names the value and the fix; whoever read it
 /// puts the configuration key before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -230,33 +260,26 @@ impl Limiter {
     /// # Errors
     /// [`LimitsError`]
     pub fn new(limits: Limits) -> Result<Self, LimitsError> {
-        for (given, most) in [(limits.ipv4_prefix, 32), (limits.ipv6_prefix, 128)] {
-            if given > most {
-                return Err(LimitsError::Prefix { given, most });
-            }
-        }
-        if let Some(rate) = limits.rate
-            && !(1..=MAX_RATE).contains(&rate.connections)
-        {
-            return Err(LimitsError::Rate(rate.connections));
-        }
-        let minute = Duration::from_secs(60);
-        let report_window = limits.rate.map_or(minute, |rate| rate.window);
-        for span in [report_window, limits.overload_ttl] {
-            if span.is_zero() || span > MAX_SPAN {
-                return Err(LimitsError::Span(span));
-            }
-        }
-        if [limits.max_connections, limits.max_total].contains(&Some(0)) || limits.max_sources == 0
-        {
-            return Err(LimitsError::Zero);
-        }
+        limits.check()?;
         Ok(Self {
-            table: Table::new(limits.max_sources, report_window),
+            table: Table::new(limits.max_sources, limits.report_window()),
             limits,
             total: 0,
             counts: Counts::default(),
         })
+    }
+
+    /// Goes on with other limits. What is open stays counted, and who is on the
+    /// overload table stays on it.
+    ///
+    /// # Errors
+    /// [`LimitsError`]; then the old limits stay.
+    pub fn set_limits(&mut self, limits: Limits) -> Result<(), LimitsError> {
+        limits.check()?;
+        self.table
+            .set_bounds(limits.max_sources, limits.report_window());
+        self.limits = limits;
+        Ok(())
     }
 
     /// Decides about a new connection. Those that are turned away count for the

@@ -165,6 +165,11 @@ impl Table {
         }
     }
 
+    pub(super) fn set_bounds(&mut self, max: usize, report_window: Duration) {
+        self.max = max;
+        self.report_window = report_window;
+    }
+
     /// The source's entry, a new one if there is room for it.
     pub(super) fn entry(
         &mut self,

@@ -47,7 +47,7 @@ impl AssociationSettings {
 /// What an association needs from outside while it handles a PDU.
 pub struct Env<'a> {
     /// Who answers.
-    pub host: &'a mut Host,
+    pub host: &'a Host,
     /// The time, to hold the client's clock against.
     pub now: Timestamp,
     /// Fills a slice with random bytes.

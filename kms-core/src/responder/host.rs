@@ -1,6 +1,7 @@
 //! The host behind all connections: whom it answers, and with what.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -99,8 +100,9 @@ impl Default for Policy {
 pub struct Host {
     policy: Policy,
     suite: Box<dyn CipherSuite + Send + Sync>,
-    /// None if clients are not counted.
-    clients: Option<Clients>,
+    /// None if clients are not counted. The lock is held to count one, so that the
+    /// rest of an answer is made by many threads at once.
+    clients: Option<Mutex<Clients>>,
 }
 
 impl Host {
@@ -113,7 +115,7 @@ impl Host {
     ) -> Self {
         let clients = match policy.counting {
             Counting::Stateless => None,
-            Counting::Lists { start_empty } => Some(Clients::new(start_empty, random)),
+            Counting::Lists { start_empty } => Some(Mutex::new(Clients::new(start_empty, random))),
         };
         Self {
             policy,
@@ -131,7 +133,7 @@ impl Host {
     /// Answers one KMS message: appends the sealed response to `out`, or nothing
     /// if the verdict is a refusal.
     pub fn answer(
-        &mut self,
+        &self,
         message: &[u8],
         now: Timestamp,
         random: &mut dyn FnMut(&mut [u8]),
@@ -159,7 +161,7 @@ impl Host {
     }
 
     /// vlmcsd's checks in vlmcsd's order, then the number of clients to tell.
-    fn check(&mut self, request: &BaseRequest, now: Timestamp) -> Result<u32, Refusal> {
+    fn check(&self, request: &BaseRequest, now: Timestamp) -> Result<u32, Refusal> {
         if request.min_clients > MAX_MIN_CLIENTS {
             return Err(Refusal::MinClients);
         }
@@ -184,10 +186,12 @@ impl Host {
         }
         // No overflow: N was checked first.
         let enough = (2 * request.min_clients).max(1);
-        let Some(clients) = &mut self.clients else {
+        let Some(clients) = &self.clients else {
             return Ok(enough.max(self.policy.least_clients));
         };
         clients
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
             .count(class.application_id, request.client_machine_id, enough)
             .map_err(|_| Refusal::TooManyClients)
             .map(|count| u32::try_from(count).unwrap_or(u32::MAX))

@@ -34,7 +34,7 @@
 //!
 //! // Any source of random bytes; a server takes the operating system's.
 //! let mut random = |bytes: &mut [u8]| bytes.fill(4);
-//! let mut host = Host::new(Policy::default(), Box::new(LabSuite), &mut random);
+//! let host = Host::new(Policy::default(), Box::new(LabSuite), &mut random);
 //! let group_id = std::num::NonZeroU32::MIN;
 //! let mut association = Association::new(AssociationSettings::new(group_id, 1688));
 //!
@@ -42,7 +42,7 @@
 //! let mut received = Vec::new();
 //! let mut reply = Vec::new();
 //! received.extend(b"GET / HTTP/1.1\r\n\r\n");
-//! let env = Env { host: &mut host, now: Timestamp::UNIX_EPOCH, random: &mut random };
+//! let env = Env { host: &host, now: Timestamp::UNIX_EPOCH, random: &mut random };
 //! match association.handle(&received, env, &mut reply) {
 //!     Step::NeedMore { total } => received.reserve(total - received.len()),
 //!     // … and shrinks by what was understood.

@@ -1,54 +1,25 @@
-//! The HTTP server for scrapes and probes.
-//!
-//! It is reachable by whoever reaches the port, so everything a peer can use up
-//! is bounded: connections by [`MAX_CONNECTIONS`] (the next one waits in the
-//! kernel's backlog), a request's head by [`MAX_HEAD`] and [`HEAD_TIMEOUT`], a
-//! connection's life by [`CONNECTION_LIFE`]. Bodies are never read.
+//! What is answered over HTTP: scrapes and probes. The server itself, with its
+//! bounds, is [`kms_core::http`].
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use hyper::body::Incoming;
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Method, Request, StatusCode};
+use kms_core::http::{self, Answer, PLAIN, reply};
+use tokio::net::TcpListener;
 
-use super::metrics::{Format, Metrics};
+pub use kms_core::http::{
+    CONNECTION_LIFE, HEAD_TIMEOUT, MAX_CONNECTIONS, MAX_HEAD, STOP_GRACE, bind,
+};
 
-/// Connections served at a time.
-pub const MAX_CONNECTIONS: usize = 64;
-/// Longest request head in bytes; also the least that hyper can buffer.
-pub const MAX_HEAD: usize = 8192;
-/// Longest wait for a request head, and so for the next request on a
-/// connection that is kept open.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest life of a connection, whatever it does: a peer that takes its
-/// answer byte by byte holds a place for no longer than this.
-pub const CONNECTION_LIFE: Duration = Duration::from_secs(30);
-/// How long a stop waits for answers under way.
-pub const STOP_GRACE: Duration = Duration::from_secs(1);
-/// Pause after a failed accept (no file descriptors left, most likely), so that
-/// the loop does not spin on it.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Connections the kernel keeps waiting.
-const BACKLOG: i32 = 128;
-
-const PLAIN: &str = "text/plain; charset=utf-8";
+use super::metrics::Metrics;
+use super::page::Page;
 
 /// What the server answers from. Clones are handles to the same values.
 #[derive(Clone)]
@@ -57,6 +28,8 @@ pub struct State {
     pub metrics: Metrics,
     /// The answer of `/readyz`.
     pub readiness: Readiness,
+    /// The answer of `/`, where there is one.
+    pub page: Option<Page>,
 }
 
 /// Which logs are being followed; each log's thread keeps its own entry true.
@@ -81,6 +54,18 @@ pub enum LogState {
 }
 
 impl LogState {
+    /// In a word or two.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "read",
+            Self::Waiting => "no file yet",
+            Self::Unreadable => "unreadable",
+            Self::Stalled => "stalled",
+            Self::Ended => "ended",
+        }
+    }
+
     fn reason(self) -> Option<&'static str> {
         match self {
             Self::Ready => None,
@@ -109,6 +94,14 @@ impl Readiness {
         logs.insert(Arc::clone(log), state);
     }
 
+    /// Every log and how it is doing, by name.
+    #[must_use]
+    pub fn logs(&self) -> Vec<(Arc<str>, LogState)> {
+        let logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = |(name, state): (&Arc<str>, &LogState)| (Arc::clone(name), *state);
+        logs.iter().map(log).collect()
+    }
+
     /// Nothing when every log is ready, else one line that says which is not.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -125,122 +118,21 @@ impl Readiness {
     }
 }
 
-/// Opens the listening socket. `[::]` takes IPv4 too, whatever the system's
-/// default; on a machine without IPv6 it becomes `0.0.0.0`. Port 0 takes a free
-/// one, which the listener then tells.
-///
-/// # Errors
-/// The socket's own: the address is in use, not this machine's, or the port is
-/// one that needs privileges.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    let any_v6 = matches!(address, SocketAddr::V6(v6) if v6.ip().is_unspecified());
-    match open(address, any_v6) {
-        Err(error) if any_v6 && lacks_ipv6(&error) => {
-            open((Ipv4Addr::UNSPECIFIED, address.port()).into(), false)
-        }
-        result => result,
-    }
-}
-
-fn open(address: SocketAddr, dual_stack: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if dual_stack {
-        socket.set_only_v6(false)?;
-    }
-    // A restart need not wait for the old connections' TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Whether the error says that the kernel has no IPv6, or has it switched off.
-fn lacks_ipv6(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(Errno::AFNOSUPPORT.raw_os_error())
-}
-
 /// Answers requests on `listener` until `shutdown` is done, then lets answers
-/// under way finish for [`STOP_GRACE`].
+/// under way finish.
 pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Output = ()>) {
-    let mut shutdown = pin!(shutdown);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = GracefulShutdown::new();
-    let mut connections = JoinSet::new();
-    loop {
-        // The place first: a connection that cannot be served is not accepted.
-        let accepted = async {
-            let place = Arc::clone(&places)
-                .acquire_owned()
-                .await
-                .expect("never closed");
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            accepted = accepted => accepted,
-            () = &mut shutdown => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection to the metrics port");
-                sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let connection = graceful.watch(connection(stream, state.clone()));
-        connections.spawn(async move {
-            let _place = place;
-            match timeout(CONNECTION_LIFE, connection).await {
-                Ok(Ok(())) => {}
-                // The peer's doing, and worth no more than this.
-                Ok(Err(error)) => tracing::debug!(%error, "metrics connection"),
-                Err(_) => tracing::debug!("metrics connection outlived its limit"),
-            }
-        });
-        while connections.try_join_next().is_some() {}
-    }
-    drop(listener);
-    // What is still going on after the grace ends with `connections`.
-    let _ = timeout(STOP_GRACE, graceful.shutdown()).await;
+    let answer = move |_, request: &Request<Incoming>| answer(&state, request);
+    http::serve(listener, answer, shutdown).await;
 }
 
-fn connection(
-    stream: TcpStream,
-    state: State,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .max_header_size(MAX_HEAD)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request: Request<_>| {
-                let answer = answer(
-                    &state,
-                    request.method(),
-                    request.uri().path(),
-                    request.headers(),
-                );
-                async { Ok::<_, Infallible>(answer) }
-            }),
-        )
-}
-
-fn answer(
-    state: &State,
-    method: &Method,
-    path: &str,
-    headers: &HeaderMap,
-) -> Response<Full<Bytes>> {
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
+fn answer<B>(state: &State, request: &Request<B>) -> Answer {
+    let (method, path) = (request.method(), request.uri().path());
+    let known = match path {
+        "/metrics" | "/healthz" | "/readyz" => true,
+        "/" => state.page.is_some(),
+        _ => false,
+    };
+    if !known {
         return reply(
             StatusCode::NOT_FOUND,
             PLAIN,
@@ -255,13 +147,9 @@ fn answer(
         return refusal;
     }
     match path {
+        "/" => page(state, request.uri().query()),
         "/metrics" => {
-            let accept: Vec<_> = headers
-                .get_all(ACCEPT)
-                .iter()
-                .filter_map(|value| value.to_str().ok())
-                .collect();
-            let format = Format::negotiate(&accept.join(","));
+            let format = http::format(request.headers());
             match state.metrics.encode(format) {
                 Ok(text) => reply(StatusCode::OK, format.content_type(), text),
                 Err(_) => {
@@ -282,17 +170,38 @@ fn answer(
     }
 }
 
-fn reply(
-    status: StatusCode,
-    content_type: &'static str,
-    body: impl Into<Bytes>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
+fn page(state: &State, query: Option<&str>) -> Answer {
+    let Some(page) = &state.page else {
+        return reply(StatusCode::NOT_FOUND, PLAIN, "there is no page\n");
+    };
+    let Ok(html) = page.render(query, &state.metrics, &state.readiness, now()) else {
+        tracing::error!("the status page cannot be rendered");
+        return reply(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            PLAIN,
+            "cannot render the page\n",
+        );
+    };
+    let mut response = reply(StatusCode::OK, "text/html; charset=utf-8", html);
+    let policy = HeaderValue::from_str(page.policy()).expect("a policy is plain ASCII");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
+    for (name, value) in [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the handler is an edge: it gives the page its time"
+)]
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! Raw bytes to a live server on a free port.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::super::metrics::Setup;
 use super::*;
@@ -28,6 +32,7 @@ fn start() -> Server {
             revision: "unknown",
         }),
         readiness: readiness.clone(),
+        page: None,
     };
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();

@@ -6,8 +6,8 @@
 
 mod dedup_store;
 mod labels;
+mod reading;
 mod state;
-mod text;
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,8 +31,10 @@ use crate::source::Rotation;
 use dedup_store::DedupStoreMetrics;
 use state::StateMetrics;
 
+pub use kms_core::exposition::Format;
+pub(crate) use labels::Build;
 pub use labels::{Evicted, Outcome, Sink};
-pub use text::Format;
+pub use reading::{Delivered, LogReading};
 
 /// Names an event's product for a label: a name of the catalogue, `protected`
 /// for a relayed request, else `unknown`.
@@ -215,7 +217,7 @@ impl Metrics {
                 registry.register(
                     "kms_notifier_build",
                     "What is running",
-                    Info::new(labels::Build {
+                    Info::new(Build {
                         version: setup.version.to_owned(),
                         revision: setup.revision.to_owned(),
                     }),
@@ -399,12 +401,7 @@ impl Metrics {
     /// # Errors
     /// A metric that cannot be written in this format.
     pub fn encode(&self, format: Format) -> Result<String, fmt::Error> {
-        let mut open_metrics = String::new();
-        prometheus_client::encoding::text::encode(&mut open_metrics, &self.0.registry)?;
-        Ok(match format {
-            Format::OpenMetrics => open_metrics,
-            Format::Classic => text::classic(&open_metrics),
-        })
+        format.encode(&self.0.registry)
     }
 }
 

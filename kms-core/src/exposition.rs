@@ -1,11 +1,13 @@
-//! The two texts a scrape may get, and which one it asked for.
+//! The two texts that a scrape of metrics may get, and which one it asked for.
 //!
 //! `prometheus-client` writes OpenMetrics only. Its text differs from the
 //! classic format 0.0.4 in the comment lines alone: OpenMetrics names a family
 //! without the suffix of its samples, knows the type `info`, and has units and
 //! an end mark. So the classic text is made from the other one, line by line.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+
+use prometheus_client::registry::Registry;
 
 /// An exposition format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,19 @@ impl Format {
         }
     }
 
+    /// All metrics of a registry, in this format.
+    ///
+    /// # Errors
+    /// A metric that cannot be written in it.
+    pub fn encode(self, registry: &Registry) -> Result<String, fmt::Error> {
+        let mut open_metrics = String::new();
+        prometheus_client::encoding::text::encode(&mut open_metrics, registry)?;
+        Ok(match self {
+            Self::OpenMetrics => open_metrics,
+            Self::Classic => classic(&open_metrics),
+        })
+    }
+
     /// The value of the `Content-Type` header.
     #[must_use]
     pub fn content_type(self) -> &'static str {
@@ -99,7 +114,7 @@ fn parse_quality(text: &str) -> Option<u16> {
 
 /// Makes classic text of what `prometheus-client` wrote: HELP and TYPE on the
 /// names the samples have, info as a gauge, no units, no end mark.
-pub(super) fn classic(open_metrics: &str) -> String {
+fn classic(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len() + open_metrics.len() / 8);
     // HELP stands before TYPE, and only TYPE tells the suffix of both.
     let mut help = None;
@@ -243,23 +258,24 @@ a_seconds_bucket{le=\"+Inf\"} 1
 a_thing 4
 # EOF
 ";
-        insta::assert_snapshot!(classic(open_metrics), @r##"
-        # HELP a_build_info What it is.
-        # TYPE a_build_info gauge
-        a_build_info{version="1 # TYPE"} 1
-        # HELP a_bytes_total Bytes.
-        # TYPE a_bytes_total counter
-        a_bytes_total{log="# HELP\""} 2
-        # TYPE a_level gauge
-        a_level 3
-        # HELP a_seconds Times.
-        # TYPE a_seconds histogram
-        a_seconds_sum 1.5
-        a_seconds_count 1
-        a_seconds_bucket{le="+Inf"} 1
-        # HELP a_thing Things.
-        # TYPE a_thing untyped
-        a_thing 4
-        "##);
+        let expected = "\
+# HELP a_build_info What it is.
+# TYPE a_build_info gauge
+a_build_info{version=\"1 # TYPE\"} 1
+# HELP a_bytes_total Bytes.
+# TYPE a_bytes_total counter
+a_bytes_total{log=\"# HELP\\\"\"} 2
+# TYPE a_level gauge
+a_level 3
+# HELP a_seconds Times.
+# TYPE a_seconds histogram
+a_seconds_sum 1.5
+a_seconds_count 1
+a_seconds_bucket{le=\"+Inf\"} 1
+# HELP a_thing Things.
+# TYPE a_thing untyped
+a_thing 4
+";
+        assert_eq!(classic(open_metrics), expected);
     }
 }

@@ -1,0 +1,120 @@
+//! Values of options, from how they are typed.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::SignedDuration;
+use kms_core::limits::{MAX_RATE, MAX_SPAN, Rate};
+
+/// `30s`, `2m`, `1h30m`; a bare number is seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds
+        .or_else(|| Duration::try_from(text.parse::<SignedDuration>().ok()?).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "use a time above 0, like 30s or 5m".to_owned())
+}
+
+/// A time that limits can remember.
+pub(crate) fn span(text: &str) -> Result<Duration, String> {
+    duration(text)
+        .ok()
+        .filter(|span| *span <= MAX_SPAN)
+        .ok_or_else(|| "use a time above 0 and up to 30 days, like 60s or 1h".to_owned())
+}
+
+/// `10.0.0.0/8`; an address is a network of one.
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().ok().map(IpNet::from);
+    let network = text.parse::<IpNet>().ok().or_else(address);
+    network
+        .map(|network| network.trunc())
+        .ok_or_else(|| "use a network like 10.0.0.0/8 or 2001:db8::/32, or an address".to_owned())
+}
+
+/// `10/60s`: so many in so long.
+pub(crate) fn rate(text: &str) -> Result<Rate, String> {
+    let parsed = || {
+        let (connections, window) = text.split_once('/')?;
+        Some(Rate {
+            connections: connections.trim().parse().ok()?,
+            window: span(window.trim()).ok()?,
+        })
+    };
+    parsed()
+        .filter(|rate| (1..=MAX_RATE).contains(&rate.connections))
+        .ok_or_else(|| format!("use 1 to {MAX_RATE} connections per time, like 10/60s"))
+}
+
+/// 16 hex digits.
+pub(crate) fn hardware_id(text: &str) -> Result<[u8; 8], String> {
+    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u64::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| digits)
+        .map(u64::to_be_bytes)
+        .ok_or_else(|| "use 16 hex digits".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_or_are_seconds() {
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["", "0", "0s", "-5s", "soon", "5 apples"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn networks_are_cut_to_their_prefix() {
+        assert_eq!(network("10.1.2.3/8"), Ok("10.0.0.0/8".parse().unwrap()));
+        assert_eq!(network("192.0.2.1"), Ok("192.0.2.1/32".parse().unwrap()));
+        assert_eq!(network("::1"), Ok("::1/128".parse().unwrap()));
+        for wrong in ["", "10.0.0.0/33", "example.org", "10.0.0"] {
+            assert!(network(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_per_time() {
+        let window = Duration::from_secs(60);
+        let connections = 10;
+        assert_eq!(
+            rate("10/60s"),
+            Ok(Rate {
+                connections,
+                window
+            })
+        );
+        assert_eq!(
+            rate("10 / 1m"),
+            Ok(Rate {
+                connections,
+                window
+            })
+        );
+        for wrong in [
+            "10", "/60s", "10/", "-1/60s", "ten/60s", "0/60s", "1001/60s", "10/31d",
+        ] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_hardware_id_has_all_its_digits() {
+        assert_eq!(
+            hardware_id("0123456789abCDEF"),
+            Ok([1, 0x23, 0x45, 0x67, 0x89, 0xAB, 0xCD, 0xEF])
+        );
+        for wrong in ["", "123", "+123456789abcdef", "0123456789abcdef0"] {
+            assert!(hardware_id(wrong).is_err(), "{wrong}");
+        }
+    }
+}
