@@ -149,8 +149,8 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
             ["'--slack-timout'", "unexpected", "'--slack-timeout'"],
         ),
         (
-            ["--frobnicate", "5s"],
-            ["'--frobnicate'", "unexpected", "--help"],
+            ["--zzz", "5s"],
+            ["'--zzz'", "unexpected", "--help"],
         ),
     ] {
         says(&refused(&mut run(&arguments)), &words);
