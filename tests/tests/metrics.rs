@@ -33,7 +33,7 @@ fn scrape(sidecar: &Sidecar) -> Exposition {
 }
 
 /// Names and types as docs/metrics.md promises them, in the classic format.
-const PROMISED: [(&str, &str); 28] = [
+const PROMISED: [(&str, &str); 29] = [
     ("kms_activations_dedup_skipped_total", "counter"),
     ("kms_activations_total", "counter"),
     ("kms_connection_probes_total", "counter"),
@@ -50,6 +50,7 @@ const PROMISED: [(&str, &str); 28] = [
     ("kms_notifier_last_line_timestamp_seconds", "gauge"),
     ("kms_notifier_lines_total", "counter"),
     ("kms_notifier_log_gaps_total", "counter"),
+    ("kms_notifier_log_lost_bytes_total", "counter"),
     ("kms_notifier_log_rotations_total", "counter"),
     ("kms_notifier_log_silent", "gauge"),
     ("kms_notifier_notification_seconds", "histogram"),
