@@ -119,7 +119,11 @@ impl Volume {
     /// # Panics
     /// When the system refuses.
     pub fn remount(&self, read_only: bool) {
-        let options = ["remount,rw", "remount,ro"][usize::from(read_only)];
+        let options = if read_only {
+            "remount,ro"
+        } else {
+            "remount,rw"
+        };
         let mut mount = Command::new("mount");
         mount.args(["-o", options, Self::MOUNTED]);
         let output = self.enter(&mount).output().expect("nsenter is there");
