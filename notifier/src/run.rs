@@ -40,8 +40,9 @@ use kept::Kept;
 
 pub use kept::dead_letters;
 
-/// Batches on their way to the hub at most. A log whose batch does not fit waits.
-const INBOX: usize = 8;
+/// Batches on their way to the hub at most. A log whose batch does not fit waits. One
+/// holds the events of up to 1 MiB of log, some 3 MiB of memory.
+const INBOX: usize = 1;
 
 /// How long the program waits beyond [`DRAIN`] for its own threads.
 const GRACE: Duration = Duration::from_secs(2);

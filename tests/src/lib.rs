@@ -14,6 +14,7 @@ pub mod score;
 mod sidecar;
 mod slack;
 mod visit;
+mod volume;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub use redis::RedisServer;
 pub use sidecar::Sidecar;
 pub use slack::{Behaviour, FakeSlack, Post};
 pub use visit::{Visit, server_started, server_stopped};
+pub use volume::Volume;
 pub use watch::Watch;
 
 /// How long a helper waits for something that should happen at once. Generous,

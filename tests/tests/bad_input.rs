@@ -193,6 +193,20 @@ fn commands_that_lack_something_say_what() {
 }
 
 #[test]
+fn a_path_that_would_move_the_cursor_is_shown_cleaned() {
+    let path = "/no/such/\u{1b}[2Jlog\nof\u{202e}mine";
+    for arguments in [&["replay", path][..], &["explain", path, "1"]] {
+        let line = refused(notifier().args(arguments));
+        says(
+            &line,
+            &["/no/such/", "log", "mine", "cannot read", "give a file"],
+        );
+        let moves = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!line.contains(moves), "{line:?}");
+    }
+}
+
+#[test]
 fn the_environment_is_named_as_it_is_spelled() {
     for (variable, value, words) in [
         (

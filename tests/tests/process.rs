@@ -319,6 +319,35 @@ fn sighup_reads_classes_and_webhook_again() {
 }
 
 #[test]
+fn sighup_reads_when_silence_is_told_again() {
+    const SILENT: &str = "kms_notifier_log_silent{log=\"log\"}";
+    let slack = FakeSlack::start([]);
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("kms.toml");
+    let silence_after = |value: &str| fs::write(&config, format!("silence-after = \"{value}\"\n"));
+    silence_after("0").unwrap();
+    let mut log = LogWriter::open(dir.path().join("log"));
+    log.bytes(server_started());
+    let mut command = notifier();
+    command.args(["run", "--from", "start", "--log"]);
+    command.arg(log.path()).arg("--config").arg(&config);
+    command.env("SLACK_WEBHOOK_URL", slack.url());
+    let mut sidecar = Sidecar::spawn(&mut command);
+    let _ = sidecar.wait_for_lines(1);
+    sidecar.wait_for_sample(SILENT, |silent| silent == 0.0);
+
+    silence_after("1s").unwrap();
+    sidecar.signal(Signal::HUP);
+    let title = |n: usize| slack.wait_for(n).remove(n - 1).json()["text"].to_string();
+    assert_eq!(title(1), "\"KMS log log is silent\"");
+    sidecar.wait_for_sample(SILENT, |silent| silent == 1.0);
+    log.bytes(Visit::from("192.0.2.1").probe());
+    assert_eq!(title(2), "\"KMS log log is heard again\"");
+    sidecar.terminate();
+    assert!(sidecar.wait().success());
+}
+
+#[test]
 fn a_server_that_closes_its_output_and_goes_on_is_waited_for() {
     let script = "cat \"$LOG\"; exec >&-; read -r go < \"$LOG.go\"; exit 4";
     let (dir, mut command) = with_child(script, &server_started());

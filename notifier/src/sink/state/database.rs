@@ -25,8 +25,9 @@ const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs");
 /// By name, what a log's watch knows. Absent in files of before there were any.
 const WATCHES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("watches");
 
-/// Memory for pages; the state is a few hundred KiB, and read once.
-const CACHE: usize = 4 << 20;
+/// Memory for pages. The state is a few hundred KiB, and read once; what is written
+/// beyond this leaves for the disk before the transaction ends.
+const CACHE: usize = 512 << 10;
 
 pub(super) fn rows(table: Table) -> Rows {
     TableDefinition::new(match table {
@@ -166,28 +167,30 @@ impl Database {
         contents(&self.inner.begin_read()?)
     }
 
-    /// Writes rows and logs in one transaction that is on the disk at the end.
+    /// Writes rows and logs in one transaction that is on the disk at the end. Each
+    /// row is let go once its page has it: a full outbox is not there twice.
     pub(super) fn write(
         &self,
-        changes: &Changes,
+        changes: Changes,
         logs: &HashMap<Arc<str>, Vec<u8>>,
         watches: &HashMap<Arc<str>, Vec<u8>>,
     ) -> Result<(), Fault> {
         let transaction = self.inner.begin_write()?;
+        let Changes {
+            whole,
+            rows: mut changed,
+        } = changes;
+        changed.sort_by_key(|row| row.table);
+        let mut changed = changed.into_iter().peekable();
         for table in Table::ALL {
-            let mut table_rows = changes
-                .rows
-                .iter()
-                .filter(|row| row.table == table)
-                .peekable();
-            if table_rows.peek().is_none() && !changes.whole {
+            if !whole && changed.peek().is_none_or(|row| row.table != table) {
                 continue;
             }
-            if changes.whole {
+            if whole {
                 transaction.delete_table(rows(table))?;
             }
             let mut stored = transaction.open_table(rows(table))?;
-            for row in table_rows {
+            while let Some(row) = changed.next_if(|row| row.table == table) {
                 match &row.value {
                     Some(value) => stored.insert(&*row.key, &**value)?,
                     None => stored.remove(&*row.key)?,

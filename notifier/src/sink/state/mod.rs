@@ -337,7 +337,7 @@ impl Store {
         self.saves = self.saves.wrapping_add(1);
         let look = self.saves.is_multiple_of(LOOK_EVERY);
         let database = guarded(|| {
-            database.write(&changes, &self.logs, &self.watches)?;
+            database.write(changes, &self.logs, &self.watches)?;
             if look && database.size() > self.compact_above {
                 database.compact()?;
                 self.compact_above = COMPACT_ABOVE.max(database.size().saturating_mul(2));

@@ -287,6 +287,66 @@ proptest! {
     }
 }
 
+/// What docs/performance.md says of a night without Slack. The times are of whoever
+/// runs it: `cargo test --release -p notifier a_night_without_slack -- --nocapture`.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a measurement says what it measured"
+)]
+fn a_night_without_slack_is_a_small_file() {
+    let (_directory, path) = place();
+    let mut opened = reopen(&path).unwrap();
+    let (mut now, mut largest, mut times) = (at(1_000_000), 0, Vec::new());
+    for n in 0..5000_u64 {
+        let client = n % 300;
+        let ip = format!("10.10.{}.{}", client / 200, client % 200);
+        let mut event = activation(&ip, "Office 2019");
+        event.id.0 = u128::from(n).to_be_bytes();
+        opened.policy.handle_event(&mut event, now);
+        if let Some(delivery) = opened.policy.poll_delivery(now) {
+            let outcome = Outcome::Retry;
+            opened.policy.handle_outcome(delivery.id, outcome, now);
+        }
+        // Not each by itself, so that the test takes seconds on a slow disk.
+        if n % 10 == 9 {
+            opened.store.handle_log("kms".into(), position(n).encode());
+            let begun = std::time::Instant::now();
+            let saved = opened.store.save(&mut opened.policy, now);
+            times.push(begun.elapsed());
+            assert_eq!(saved, Saved::Written);
+            largest = largest.max(opened.store.size());
+        }
+        now += SignedDuration::from_secs(6);
+    }
+    drop(opened);
+    let mut opened = reopen(&path).unwrap();
+    let (messages, events) = (opened.policy.len(), opened.policy.unsent_events());
+    assert_eq!((messages, events), (300, 5000));
+    let rows = opened.policy.take_changes(true).rows;
+    let bytes =
+        |row: &crate::policy::rows::Row| row.key.len() + row.value.as_ref().map_or(0, Vec::len);
+    let bytes: usize = rows.iter().map(bytes).sum();
+    times.sort_unstable();
+    let part = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!(
+        "{messages} messages of {events} events, {bytes} bytes of rows, a file of {largest} bytes; \
+         {} saves: half took {:?}, 95 % {:?}, all {:?}",
+        times.len(),
+        part(50),
+        part(95),
+        part(100),
+    );
+    assert!(bytes < 128 << 10 && largest < 2 << 20, "{bytes}, {largest}");
+    let delivery = opened
+        .policy
+        .poll_delivery(now + SignedDuration::from_secs(60));
+    let Some(crate::policy::Body::Digest(digest)) = delivery.map(|delivery| delivery.body) else {
+        panic!("all of it is one digest");
+    };
+    assert_eq!(digest.events(), 5000);
+}
+
 #[test]
 fn requests_and_replies_cross_the_socket() {
     let (_directory, path) = place();
