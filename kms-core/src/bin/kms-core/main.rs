@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod front;
 mod limits;
+mod output;
 mod relay;
 mod request;
 mod serve;
@@ -32,9 +33,9 @@ enum Command {
     /// Answer lab clients, as a KMS host would answer its own
     Serve(Box<serve::Args>),
     /// Stand in front of a licensed KMS host: limits, a log, statistics
-    Relay(relay::Args),
+    Relay(Box<relay::Args>),
     /// Send lab requests: one, many, or as many as a server can take
-    Request(request::Args),
+    Request(Box<request::Args>),
     /// Tell what is wrong with a KMS endpoint, step by step
     Doctor(doctor::Args),
     /// See and change whom a running server or relay turns away
@@ -73,6 +74,7 @@ impl Cli {
     fn front(&self) -> Option<&front::FrontArgs> {
         match &self.command {
             Command::Serve(args) => Some(&args.front),
+            Command::Relay(args) => Some(&args.front),
             _ => None,
         }
     }
@@ -87,8 +89,8 @@ fn main() -> ExitCode {
     start_log();
     let result = match cli.command {
         Command::Serve(args) => block_on_all_cores(serve::run(*args)),
-        Command::Relay(args) => block_on(relay::run(args)),
-        Command::Request(args) => block_on(request::run(args)),
+        Command::Relay(args) => block_on_all_cores(relay::run(*args)),
+        Command::Request(args) => block_on(request::run(*args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
     };
