@@ -22,6 +22,11 @@ pub const VERSION: u8 = 1;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(pub [u8; 16]);
 
+impl EventId {
+    /// The id of no event.
+    pub const NONE: Self = Self([0; 16]);
+}
+
 /// Makes the ids of one file: the hash of its head is taken once.
 #[derive(Clone, Debug)]
 pub struct IdMaker(sha2::Sha256);

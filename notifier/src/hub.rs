@@ -9,6 +9,11 @@
 //! loses nothing, and repeats one message at most. Where a log stands is saved
 //! about once a second, in the same transactions; the events in between are
 //! known when they are read again.
+//!
+//! With a shared dedup store, a message leaves only after the store or its
+//! silence allowed it ([`Shared`]).
+
+mod shared;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -19,6 +24,8 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub use self::shared::Shared;
+use crate::dedup_store::{Answer, StoreError};
 use crate::event::{Event, Kind};
 use crate::follow::Batch;
 use crate::line::Class;
@@ -52,6 +59,8 @@ pub enum Message {
     Reload(Box<(Settings, Style)>),
     /// Somebody asks about dead letters.
     Control(Request, oneshot::Sender<Reply>),
+    /// What the shared dedup store said to the last batch.
+    Answers(Result<Vec<Answer>, StoreError>),
 }
 
 /// A message on its way to the poster.
@@ -94,6 +103,8 @@ pub struct Hub<W> {
     pub watches: Watches,
     /// Where the state is kept, if it is.
     pub store: Option<Store>,
+    /// The agreement with other sidecars, if there is one.
+    pub shared: Option<Shared>,
     /// Whether something happened that is to be saved now.
     pub unsaved: bool,
 }
@@ -119,6 +130,7 @@ impl<W: Write> Hub<W> {
                 self.save();
             }
             self.watch();
+            self.share();
             self.deliver();
             counted = self.count_policy(counted);
             if self.logs == 0 && deadline.is_none() {
@@ -126,7 +138,8 @@ impl<W: Write> Hub<W> {
                 deadline = Some(Instant::now() + DRAIN);
                 continue;
             }
-            if self.logs == 0 && self.policy.is_empty() {
+            let has_news = self.shared.as_ref().is_some_and(Shared::has_news);
+            if self.logs == 0 && self.policy.is_empty() && !has_news {
                 return Ok(());
             }
             let due = self.until_due();
@@ -169,6 +182,9 @@ impl<W: Write> Hub<W> {
             }
             Message::Reload(new) => {
                 let (settings, style) = *new;
+                if let Some(shared) = &mut self.shared {
+                    shared.set_window(settings.dedup_window);
+                }
                 self.policy.reload(settings);
                 self.style = style;
                 self.metrics.sources(self.policy.classes().names());
@@ -178,6 +194,12 @@ impl<W: Write> Hub<W> {
                 self.save();
                 // Who asked may have lost patience.
                 let _ = reply.send(answer);
+            }
+            Message::Answers(answers) => {
+                if let Some(shared) = &mut self.shared {
+                    shared.handle_answers(answers, monotonic());
+                    self.metrics.dedup_store_up(shared.is_up());
+                }
             }
         }
         Ok(())
@@ -382,9 +404,11 @@ impl<W: Write> Hub<W> {
     fn until_due(&self) -> Option<Duration> {
         let delivery = self.policy.next_due().map(until);
         let watched = self.watches.next_due().map(until);
+        let shared = self.shared.as_ref().map(Shared::next_due);
         delivery
             .into_iter()
             .chain(watched)
+            .chain(shared.map(|due| due.saturating_duration_since(monotonic())))
             .chain(self.until_retry())
             .min()
     }
@@ -411,6 +435,10 @@ async fn sleep_until(deadline: Option<Instant>) {
 )]
 fn now() -> Timestamp {
     Timestamp::now()
+}
+
+fn monotonic() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 /// The metrics label of an event's product: a name that the catalogue knows for

@@ -5,6 +5,7 @@
 //! thread waits for one that comes later on the way, except a log's for the hub.
 
 mod kept;
+mod shared;
 
 use std::io;
 use std::process::ExitCode;
@@ -185,6 +186,7 @@ pub async fn run(
     if let Some(state) = &config.state {
         kept::listen(state, &to_hub);
     }
+    let shared = shared::share(&config, &mut kept.policy, &to_hub)?;
     let hub = Hub {
         policy: kept.policy,
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
@@ -195,7 +197,9 @@ pub async fn run(
         logs: names.len(),
         watches: Watches::new(&names, config.silence_after, now()),
         store: kept.store,
-        unsaved: false,
+        // Its name is to be on the disk before it claims anything.
+        unsaved: shared.is_some(),
+        shared,
     };
     let hub = spawn_hub(hub, inbox).map_err(system("the hub's thread"))?;
     let running = logs.start().map_err(system("a log's thread"))?;

@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 
-use e2e::{Recording, Sidecar, notifier};
+use e2e::{FakeSlack, Recording, Sidecar, notifier};
 
 fn page(name: &str) -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
@@ -64,16 +64,21 @@ fn every_metric_is_described_with_its_labels() {
     // Activations, refusals and, the second time, repeats: then all are there.
     let log = Recording::named("svn1113-refused").bytes();
     let dir = tempfile::tempdir().unwrap();
+    let slack = FakeSlack::start([]);
     let mut sidecar = Sidecar::spawn(
         notifier()
             .args(["run", "--log", "-", "--state"])
             .arg(dir.path().join("state"))
+            // A store that is away has metrics, too.
+            .args(["--dedup-store", "redis://127.0.0.1:1"])
+            .env("SLACK_WEBHOOK_URL", slack.url())
             .stdin(Stdio::piped()),
     );
+    sidecar.wait_for_sample("kms_notifier_dedup_store_up", |up| up == 0.0);
     let mut stdin = sidecar.stdin().unwrap();
     stdin.write_all(&log).unwrap();
     sidecar.wait_for_sample(
-        r#"kms_notifier_notifications_total{sink="log",outcome="accepted"}"#,
+        r#"kms_notifier_notifications_total{sink="slack",outcome="accepted"}"#,
         |accepted| accepted > 0.0,
     );
     stdin.write_all(&log).unwrap();

@@ -33,7 +33,7 @@ fn scrape(sidecar: &Sidecar) -> Exposition {
 }
 
 /// Names and types as docs/metrics.md promises them, in the classic format.
-const PROMISED: [(&str, &str); 26] = [
+const PROMISED: [(&str, &str); 28] = [
     ("kms_activations_dedup_skipped_total", "counter"),
     ("kms_activations_total", "counter"),
     ("kms_connection_probes_total", "counter"),
@@ -43,6 +43,8 @@ const PROMISED: [(&str, &str); 26] = [
     ("kms_notifier_build_info", "gauge"),
     ("kms_notifier_bytes_total", "counter"),
     ("kms_notifier_dead_letters", "gauge"),
+    ("kms_notifier_dedup_claims_total", "counter"),
+    ("kms_notifier_dedup_store_failures_total", "counter"),
     ("kms_notifier_evictions_total", "counter"),
     ("kms_notifier_lag_bytes", "gauge"),
     ("kms_notifier_last_line_timestamp_seconds", "gauge"),

@@ -21,7 +21,7 @@ pub(super) const UNSEEN: f64 = 1e-6;
 /// accepted: mostly at once, in a crowd some time later.
 pub(super) fn asks_first(gap: u64, age: Option<SignedDuration>) -> f64 {
     let at_once = if gap <= 1 { 0.13 } else { 0.0 };
-    let in_a_crowd = 0.22 * power(0.9, gap.saturating_sub(1));
+    let in_a_crowd = 0.22 * CROWD.get(gap.saturating_sub(1));
     // Clients ask within milliseconds. Who has said nothing for seconds is a
     // monitor or a scanner; stamps a second apart may be neighbours.
     let idle = match age.map(|age| age.as_secs()) {
@@ -48,10 +48,10 @@ pub(super) const KNOWN_ADDRESS: f64 = 60.0;
 /// has not done so yet. Four in ten hold on.
 pub(super) fn closes_after_answer(gap: u64, open: bool) -> f64 {
     if open {
-        0.4 + 0.6 * power(0.5, gap)
+        0.4 + 0.6 * HALF.get(gap)
     } else {
         let at_once = if gap <= 1 { 0.12 } else { 0.0 };
-        at_once + 0.03 * power(0.94, gap) + 1e-4
+        at_once + 0.03 * ANSWERED.get(gap) + 1e-4
     }
 }
 
@@ -59,9 +59,9 @@ pub(super) fn closes_after_answer(gap: u64, open: bool) -> f64 {
 /// how rare such connections are.
 pub(super) fn closes_unasked(gap: u64, open: bool) -> f64 {
     if open {
-        0.09 + 0.013 * power(0.985, gap)
+        0.09 + 0.013 * UNASKED.get(gap)
     } else {
-        0.13 * power(0.985, gap) + 1e-3
+        0.13 * UNASKED.get(gap) + 1e-3
     }
 }
 
@@ -75,9 +75,38 @@ pub(super) fn prober(probes: u32, requests: u32) -> f64 {
     }
 }
 
-fn power(base: f64, exponent: u64) -> f64 {
-    base.powi(i32::try_from(exponent.min(2000)).unwrap_or(2000))
+/// Powers of these bases up to 511 are looked up: they are asked for millions of
+/// times in a replay.
+const POWERS: usize = 512;
+
+struct Powers([f64; POWERS]);
+
+impl Powers {
+    const fn of(base: f64) -> Self {
+        let mut powers = [1.0; POWERS];
+        let mut at = 1;
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "at is below the length, and checked at compile time"
+        )]
+        while at < POWERS {
+            powers[at] = powers[at - 1] * base;
+            at += 1;
+        }
+        Self(powers)
+    }
+
+    /// What is beyond the table is no more than its last entry, and as good as nothing.
+    fn get(&self, exponent: u64) -> f64 {
+        let at = usize::try_from(exponent).unwrap_or(POWERS).min(POWERS - 1);
+        self.0.get(at).copied().unwrap_or(0.0)
+    }
 }
+
+static CROWD: Powers = Powers::of(0.9);
+static HALF: Powers = Powers::of(0.5);
+static ANSWERED: Powers = Powers::of(0.94);
+static UNASKED: Powers = Powers::of(0.985);
 
 /// One request (or several of one machine) that waits, and what speaks for each
 /// connection: (column, weight), each column once.
@@ -89,16 +118,21 @@ pub(super) type Row = Vec<(usize, f64)>;
 /// row belongs to one column or to none that is seen, each column to one row or
 /// to none: a share is the weight of all such assignments with that pair, out of
 /// all. Rows that share no column are weighed apart.
-pub(super) fn shares(rows: &[Row], idle: &[f64], unseen: f64) -> Vec<Row> {
-    // Only how much more a column would ask than not matters.
-    let odds = |(column, weight): &(usize, f64)| (*column, weight / at(idle, *column));
-    let odds: Vec<Row> = rows
-        .iter()
-        .map(|row| row.iter().map(odds).collect())
-        .collect();
+pub(super) fn shares(mut rows: Vec<Row>, idle: &[f64], unseen: f64) -> Vec<Row> {
+    for (column, weight) in rows.iter_mut().flatten() {
+        // Only how much more a column would ask than not matters.
+        *weight /= at(idle, *column);
+    }
+    if let [row] = rows.as_mut_slice() {
+        let sum = unseen + row.iter().map(|(_, odds)| odds).sum::<f64>();
+        for (_, odds) in row {
+            *odds /= sum.max(f64::MIN_POSITIVE);
+        }
+        return rows;
+    }
     let mut shares: Vec<Row> = vec![Row::new(); rows.len()];
-    for group in groups(&odds, idle.len()) {
-        let members: Vec<&Row> = group.iter().filter_map(|row| odds.get(*row)).collect();
+    for group in groups(&rows, idle.len()) {
+        let members: Vec<&Row> = group.iter().filter_map(|row| rows.get(*row)).collect();
         let weighed = if members.len() <= MAX_COUNTED {
             counted(&members, unseen)
         } else {
@@ -146,7 +180,7 @@ const MAX_COUNTED: usize = 8;
 /// the set of rows that have theirs as the state.
 fn counted(rows: &[&Row], unseen: f64) -> Vec<Row> {
     let states = 1_usize << rows.len();
-    // By column: (row's bit, position in its row, odds).
+    // By column: (row's bit, its odds).
     let mut columns: Vec<(usize, Vec<(usize, f64)>)> = Vec::new();
     for (bit, row) in rows.iter().enumerate() {
         for (column, odds) in row.iter() {
@@ -156,57 +190,77 @@ fn counted(rows: &[&Row], unseen: f64) -> Vec<Row> {
             }
         }
     }
-    // after[c][set]: the weight of all ways to go on from column c with these rows served.
-    let mut last = vec![1.0; states];
-    for (set, weight) in last.iter_mut().enumerate() {
-        let left = rows.len() - set.count_ones() as usize;
-        *weight = power(unseen, left as u64);
+    // after[c]: the weight of all ways to go on from column c, by the rows served.
+    let mut after = vec![0.0; (columns.len() + 1) * states];
+    let mut later = after.chunks_exact_mut(states).rev();
+    let mut next = later.next().unwrap_or_default();
+    let mut lone = 1.0;
+    for left in 0..=rows.len() {
+        for (set, weight) in next.iter_mut().enumerate() {
+            if rows.len() - set.count_ones() as usize == left {
+                *weight = lone;
+            }
+        }
+        lone *= unseen;
     }
-    let mut after = vec![last];
-    for (_, askers) in columns.iter().rev() {
-        let next = after.last().expect("begun with one");
-        let weight = |set: usize| {
-            let asked = askers.iter().filter(|(bit, _)| set & (1 << bit) == 0);
-            at(next, set)
-                + asked
-                    .map(|(bit, odds)| odds * at(next, set | 1 << bit))
-                    .sum::<f64>()
-        };
-        let column = (0..states).map(weight).collect();
-        after.push(column);
+    for ((_, askers), here) in columns.iter().rev().zip(later) {
+        here.copy_from_slice(next);
+        for (bit, odds) in askers {
+            for (unserved, served) in halves(here, next, *bit) {
+                for (here, next) in unserved.iter_mut().zip(served) {
+                    *here += odds * next;
+                }
+            }
+        }
+        next = here;
     }
-    let total = after
-        .last()
-        .map_or(1.0, |first| at(first, 0))
-        .max(f64::MIN_POSITIVE);
-    // before[set]: the weight of all ways to have come to this column with these rows served.
+    let total = next.first().copied().unwrap_or(1.0).max(f64::MIN_POSITIVE);
+    // before: the weight of all ways to have come to this column, by the rows served.
     let mut before = vec![0.0; states];
     if let Some(empty) = before.first_mut() {
         *empty = 1.0;
     }
+    let mut come = before.clone();
     let mut shares: Vec<Row> = vec![Row::new(); rows.len()];
-    for ((column, askers), after) in columns.iter().zip(after.iter().rev().skip(1)) {
-        let mut next = before.clone();
+    for ((column, askers), after) in columns.iter().zip(after.chunks_exact(states).skip(1)) {
         for (bit, odds) in askers {
             let mut share = 0.0;
-            for (set, weight) in before
-                .iter()
-                .enumerate()
-                .filter(|(set, _)| set & (1 << bit) == 0)
-            {
-                let served = set | 1 << bit;
-                share += weight * odds * at(after, served);
-                if let Some(next) = next.get_mut(served) {
-                    *next += weight * odds;
-                }
+            for (unserved, served) in halves(&mut before, after, *bit) {
+                let pairs = unserved.iter().zip(served);
+                share += pairs.map(|(before, after)| before * after).sum::<f64>();
             }
             if let Some(row) = shares.get_mut(*bit) {
-                row.push((*column, share / total));
+                row.push((*column, share * odds / total));
             }
         }
-        before = next;
+        come.copy_from_slice(&before);
+        for (bit, odds) in askers {
+            let size = 1 << bit;
+            for (come, before) in come
+                .chunks_exact_mut(2 * size)
+                .zip(before.chunks_exact(2 * size))
+            {
+                let (_, served) = come.split_at_mut(size);
+                for (served, unserved) in served.iter_mut().zip(before) {
+                    *served += odds * unserved;
+                }
+            }
+        }
+        std::mem::swap(&mut before, &mut come);
     }
     shares
+}
+
+/// The states of `one` in which the row with this bit is not served, with those
+/// of `other` in which it is and all else is the same.
+fn halves<'a>(
+    one: &'a mut [f64],
+    other: &'a [f64],
+    bit: usize,
+) -> impl Iterator<Item = (&'a mut [f64], &'a [f64])> {
+    let size = 1 << bit;
+    let unserved = one.chunks_mut(size).step_by(2);
+    unserved.zip(other.chunks(size).skip(1).step_by(2))
 }
 
 /// Nearly the same for a crowd: rows and columns are scaled in turns until both
@@ -214,40 +268,39 @@ fn counted(rows: &[&Row], unseen: f64) -> Vec<Row> {
 fn balanced(rows: &[&Row], columns: usize, unseen: f64) -> Vec<Row> {
     const ROUNDS: usize = 40;
     let mut scales = vec![1.0_f64; columns];
+    let mut load = vec![1.0; columns];
     for _ in 0..ROUNDS {
-        let mut load = vec![1.0; columns];
+        load.fill(1.0);
         for row in rows {
-            let sum = unseen
-                + row
-                    .iter()
-                    .map(|(c, odds)| odds * at(&scales, *c))
-                    .sum::<f64>();
+            let share = 1.0 / claim(row, &scales, unseen);
             for (column, odds) in row.iter() {
                 if let Some(load) = load.get_mut(*column) {
-                    *load += odds / sum;
+                    *load += odds * share;
                 }
             }
         }
         let mut change = 0.0_f64;
-        for (scale, load) in scales.iter_mut().zip(load) {
-            change = change.max((1.0 / load / *scale - 1.0).abs());
-            *scale = 1.0 / load;
+        for (scale, load) in scales.iter_mut().zip(&load) {
+            let new = 1.0 / load;
+            change = change.max((new / *scale - 1.0).abs());
+            *scale = new;
         }
         if change < 1e-3 {
             break;
         }
     }
     let share = |row: &&Row| {
-        let sum = unseen
-            + row
-                .iter()
-                .map(|(c, odds)| odds * at(&scales, *c))
-                .sum::<f64>();
-        row.iter()
-            .map(|(c, odds)| (*c, odds * at(&scales, *c) / sum))
-            .collect()
+        let sum = claim(row, &scales, unseen);
+        let share = |(column, odds): &(usize, f64)| (*column, odds * at(&scales, *column) / sum);
+        row.iter().map(share).collect()
     };
     rows.iter().map(share).collect()
+}
+
+/// What a row claims of all columns together.
+fn claim(row: &Row, scales: &[f64], unseen: f64) -> f64 {
+    let claim = |(column, odds): &(usize, f64)| odds * at(scales, *column);
+    unseen + row.iter().map(claim).sum::<f64>()
 }
 
 fn at(list: &[f64], index: usize) -> f64 {
@@ -259,6 +312,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn shares(rows: &[Row], idle: &[f64], unseen: f64) -> Vec<Row> {
+        super::shares(rows.to_vec(), idle, unseen)
+    }
 
     fn close(share: f64, expected: f64) -> bool {
         (share - expected).abs() < 1e-3

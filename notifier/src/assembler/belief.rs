@@ -13,6 +13,11 @@ use crate::event::{Attribution, Event};
 /// Shares below this name nobody.
 const NEGLIGIBLE: f64 = 1e-3;
 
+/// How many requests are weighed anew with every line that concerns them. In a
+/// larger crowd the evidence hardly ever leaves one address before all of its
+/// connections are closed, and weighing costs more than all else.
+const CROWD: usize = 4;
+
 /// What the shares come to for one request.
 struct Belief {
     attribution: Attribution,
@@ -22,71 +27,132 @@ struct Belief {
     connection: Option<(Tick, f64)>,
 }
 
+/// Why requests that wait are weighed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The last of them was just answered.
+    Asked,
+    /// This connection closed.
+    Closed(Tick),
+    /// Some have waited long enough.
+    Due,
+    /// Nothing more will come.
+    End,
+}
+
+/// A connection that waiting requests may belong to.
+struct Column<'a> {
+    connection: &'a Connection,
+    idle: f64,
+}
+
 impl Assembler {
-    /// Weighs all that waits; decides what is sure or due, or everything.
-    pub(super) fn settle(&mut self, all: bool, out: &mut Vec<Event>) {
-        while !self.waiting.pending.is_empty() {
-            let beliefs = self.beliefs();
-            let decided = |(at, belief): &(usize, Belief)| {
-                let pending = self.waiting.pending.get(*at);
+    /// Weighs what waits, as far as there is a reason to; decides what is sure,
+    /// what is due and what will never be surer.
+    pub(super) fn settle(&mut self, why: Why, out: &mut Vec<Event>) {
+        // What was asked about connections that are not affected stays as it is.
+        let mut left = self.waiting.affected(why, self.now, self.line);
+        while let Some(first) = left.pop() {
+            let group = self.waiting.sharing(first);
+            left.retain(|row| !group.contains(row));
+            let all = why == Why::End || self.is_over(&group);
+            if !all && why != Why::Due && group.len() > CROWD {
+                continue;
+            }
+            let beliefs = self.beliefs(&group);
+            let beliefs = beliefs.into_iter();
+            let decided = |(row, belief): &(usize, Belief)| {
+                let pending = self.waiting.pending.get(*row);
                 belief.attribution == Attribution::Inferred
                     || all
                     || pending.is_some_and(|pending| pending.is_due(self.now, self.line))
             };
-            let mut decided: Vec<(usize, Belief)> =
-                beliefs.into_iter().enumerate().filter(decided).collect();
+            let decided: Vec<(usize, Belief)> =
+                group.iter().copied().zip(beliefs).filter(decided).collect();
             if decided.is_empty() {
-                break;
+                continue;
             }
-            // In the order they were asked, out of the back of the list.
-            let mut gone: Vec<Pending> = Vec::with_capacity(decided.len());
-            for (at, _) in decided.iter().rev() {
-                gone.push(self.waiting.pending.remove(*at));
+            // The others are weighed again without them.
+            let is_decided = |row: usize| decided.iter().any(|(decided, _)| *decided == row);
+            left.extend(group.into_iter().filter(|row| !is_decided(*row)));
+            for row in &mut left {
+                *row -= decided.iter().filter(|(decided, _)| decided < row).count();
             }
-            gone.reverse();
-            // The surest first: a connection that it takes is no guess of the next.
-            let mut taken: Vec<Tick> = Vec::new();
-            let mut order: Vec<usize> = (0..decided.len()).collect();
-            let share = |at: &usize| {
-                decided
-                    .get(*at)
-                    .and_then(|d| d.1.connection)
-                    .map_or(0.0, |c| c.1)
-            };
-            order.sort_by(|a, b| share(b).total_cmp(&share(a)));
-            let mut done: Vec<Vec<Event>> = gone.iter().map(|_| Vec::new()).collect();
-            for at in order {
-                let (Some(pending), Some((_, belief)), Some(done)) =
-                    (gone.get_mut(at), decided.get_mut(at), done.get_mut(at))
-                else {
-                    continue;
-                };
-                self.decide(pending, belief, &mut taken, done);
-            }
-            out.extend(done.into_iter().flatten());
+            self.decide_all(decided, out);
             self.release(out);
         }
     }
 
-    fn beliefs(&self) -> Vec<Belief> {
-        let mut columns: Vec<Tick> = Vec::new();
-        let mut idle: Vec<f64> = Vec::new();
-        let mut rows: Vec<Row> = Vec::with_capacity(self.waiting.pending.len());
-        for pending in &self.waiting.pending {
+    /// Decides requests together. They are told in the order they were asked.
+    fn decide_all(&mut self, mut decided: Vec<(usize, Belief)>, out: &mut Vec<Event>) {
+        let mut gone: Vec<Pending> = Vec::with_capacity(decided.len());
+        // Out of the back of the list, so that those before keep their places.
+        for (at, _) in decided.iter().rev() {
+            gone.push(self.waiting.remove(*at, &mut self.connections));
+        }
+        gone.reverse();
+        // The surest first: a connection that it takes is no guess of the next.
+        let mut order: Vec<usize> = (0..decided.len()).collect();
+        let share = |at: &usize| {
+            let belief = decided.get(*at).map(|(_, belief)| belief);
+            belief.and_then(|b| b.connection).map_or(0.0, |c| c.1)
+        };
+        order.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        let mut taken: Vec<Tick> = Vec::new();
+        let mut done: Vec<Vec<Event>> = gone.iter().map(|_| Vec::new()).collect();
+        for at in order {
+            let (Some(pending), Some((_, belief)), Some(done)) =
+                (gone.get_mut(at), decided.get_mut(at), done.get_mut(at))
+            else {
+                continue;
+            };
+            self.decide(pending, belief, &mut taken, done);
+        }
+        out.extend(done.into_iter().flatten());
+    }
+
+    /// Whether nobody who may have asked any of these can do anything more.
+    fn is_over(&self, group: &[usize]) -> bool {
+        let pending = group
+            .iter()
+            .filter_map(|row| self.waiting.pending.get(*row));
+        let closed = |id: &Tick| self.connections.get(*id).is_none_or(|c| c.closed.is_some());
+        pending.flat_map(|pending| &pending.candidates).all(closed)
+    }
+
+    /// What these requests come to, weighed against each other.
+    fn beliefs(&self, group: &[usize]) -> Vec<Belief> {
+        let mut columns: Vec<Column<'_>> = Vec::new();
+        let mut rows: Vec<Row> = Vec::with_capacity(group.len());
+        let pending = group
+            .iter()
+            .filter_map(|row| self.waiting.pending.get(*row));
+        for pending in pending {
+            let home = pending.asked.machine;
+            let home = home.and_then(|machine| self.waiting.homes.peek(&machine));
+            let home = home.map(|home| home.ip);
             let mut row = Row::with_capacity(pending.candidates.len());
+            // Most rows name the same connections in the same order.
+            let mut next = 0;
             for id in &pending.candidates {
-                let Some(connection) = self.connections.get(*id) else {
-                    continue;
-                };
-                let column = columns
-                    .iter()
-                    .position(|known| known == id)
-                    .unwrap_or_else(|| {
-                        columns.push(*id);
-                        idle.push(self.idle(connection));
-                        columns.len() - 1
-                    });
-                row.push((column, self.weight(connection, pending)));
+                let is = |column: &Column<'_>| column.connection.accepted == *id;
+                if !columns.get(next).is_some_and(is) {
+                    next = match columns.iter().position(is) {
+                        Some(at) => at,
+                        None => {
+                            let Some(connection) = self.connections.get(*id) else {
+                                continue;
+                            };
+                            let idle = self.idle(connection);
+                            columns.push(Column { connection, idle });
+                            columns.len() - 1
+                        }
+                    };
+                }
+                if let Some(column) = columns.get(next) {
+                    row.push((next, self.weight(column.connection, pending, home)));
+                }
+                next += 1;
             }
             rows.push(row);
         }
@@ -95,15 +161,13 @@ impl Assembler {
         } else {
             weigh::UNSEEN_LATE
         };
-        let shares = weigh::shares(&rows, &idle, unseen);
-        shares
-            .iter()
-            .map(|row| self.believe(row, &columns))
-            .collect()
+        let idle: Vec<f64> = columns.iter().map(|column| column.idle).collect();
+        let shares = weigh::shares(rows, &idle, unseen);
+        shares.iter().map(|row| believe(row, &columns)).collect()
     }
 
     /// What speaks for this connection having asked.
-    fn weight(&self, connection: &Connection, pending: &Pending) -> f64 {
+    fn weight(&self, connection: &Connection, pending: &Pending, home: Option<IpAddr>) -> f64 {
         let asked = &pending.asked;
         let mut weight = match connection.speaker {
             Some(speaker) if Some(speaker.machine) == asked.machine => weigh::SAME_MACHINE,
@@ -134,10 +198,7 @@ impl Assembler {
         if connection.stale {
             weight *= weigh::STALE;
         }
-        if let Some(machine) = asked.machine
-            && connection.ip.is_some()
-            && self.waiting.homes.peek(&machine).map(|home| home.ip) == connection.ip
-        {
+        if home.is_some() && home == connection.ip {
             weight *= weigh::KNOWN_ADDRESS;
         }
         weight
@@ -152,41 +213,6 @@ impl Assembler {
         let habit = self.waiting.habit(connection);
         weigh::closes_unasked(until - connection.accepted, connection.closed.is_none())
             * weigh::prober(habit.probes, habit.requests)
-    }
-
-    fn believe(&self, row: &Row, columns: &[Tick]) -> Belief {
-        let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
-        let mut best: Option<(Tick, f64)> = None;
-        let mut seen = 0.0;
-        for (column, share) in row {
-            let Some(connection) = columns
-                .get(*column)
-                .and_then(|id| self.connections.get(*id))
-            else {
-                continue;
-            };
-            seen += share;
-            if best.is_none_or(|(_, best)| *share > best) {
-                best = Some((connection.accepted, *share));
-            }
-            let Some(ip) = connection.ip else { continue };
-            match addresses.iter_mut().find(|(known, _)| *known == ip) {
-                Some((_, sum)) => *sum += share,
-                None => addresses.push((ip, *share)),
-            }
-        }
-        addresses.retain(|(_, share)| *share >= NEGLIGIBLE);
-        addresses.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let attribution = match addresses.first() {
-            Some((_, share)) if *share >= SURE => Attribution::Inferred,
-            Some(_) if seen >= 0.5 => Attribution::Ambiguous,
-            _ => Attribution::Unknown,
-        };
-        Belief {
-            attribution,
-            addresses,
-            connection: best,
-        }
     }
 
     fn decide(
@@ -297,5 +323,38 @@ impl Assembler {
         if rpc {
             self.connections.forget(id);
         }
+    }
+}
+
+/// What a row of shares says about addresses.
+fn believe(row: &Row, columns: &[Column<'_>]) -> Belief {
+    let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
+    let mut best: Option<(Tick, f64)> = None;
+    let mut seen = 0.0;
+    for (column, share) in row {
+        let Some(Column { connection, .. }) = columns.get(*column) else {
+            continue;
+        };
+        seen += share;
+        if best.is_none_or(|(_, best)| *share > best) {
+            best = Some((connection.accepted, *share));
+        }
+        let Some(ip) = connection.ip else { continue };
+        match addresses.iter_mut().find(|(known, _)| *known == ip) {
+            Some((_, sum)) => *sum += share,
+            None => addresses.push((ip, *share)),
+        }
+    }
+    addresses.retain(|(_, share)| *share >= NEGLIGIBLE);
+    addresses.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let attribution = match addresses.first() {
+        Some((_, share)) if *share >= SURE => Attribution::Inferred,
+        Some(_) if seen >= 0.5 => Attribution::Ambiguous,
+        _ => Attribution::Unknown,
+    };
+    Belief {
+        attribution,
+        addresses,
+        connection: best,
     }
 }

@@ -80,12 +80,20 @@ pub(super) struct Connection {
     pub(super) dropped: bool,
     /// What `by_name` knows it by.
     name: Box<[u8]>,
+    /// How many waiting requests may be its own.
+    #[serde(skip)]
+    claims: u32,
 }
 
 impl Connection {
     /// It has asked nothing yet, and nothing else is known of it.
     pub(super) fn is_fresh(&self) -> bool {
         self.requests == 0 && !self.dropped
+    }
+
+    /// A request that waits may be its own.
+    pub(super) fn is_claimed(&self) -> bool {
+        self.claims > 0
     }
 }
 
@@ -126,6 +134,24 @@ impl Connections {
 
     pub(super) fn get_mut(&mut self, id: Tick) -> Option<&mut Connection> {
         self.all.get_mut(&id)
+    }
+
+    /// A request waits that any of these may have made.
+    pub(super) fn claim(&mut self, ids: &[Tick]) {
+        for id in ids {
+            if let Some(connection) = self.all.get_mut(id) {
+                connection.claims += 1;
+            }
+        }
+    }
+
+    /// The opposite of [`Self::claim`].
+    pub(super) fn unclaim(&mut self, ids: &[Tick]) {
+        for id in ids {
+            if let Some(connection) = self.all.get_mut(id) {
+                connection.claims = connection.claims.saturating_sub(1);
+            }
+        }
     }
 
     /// Opens a connection, named by the tick of its accepted line.
@@ -174,6 +200,7 @@ impl Connections {
                 stale: false,
                 dropped: false,
                 name,
+                claims: 0,
             },
         );
     }

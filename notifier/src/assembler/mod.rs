@@ -37,6 +37,7 @@ use crate::event::{
 };
 use crate::line::{self, Class, Kind, Label, Line};
 
+use belief::Why;
 use blocks::{Block, Blocks, Taken};
 use clock::Clock;
 use connections::{Connection, Connections, Tick};
@@ -178,20 +179,20 @@ impl Assembler {
     /// No line came for a while (3 s while following): what waits for more is decided.
     pub fn handle_idle(&mut self, out: &mut Vec<Event>) {
         self.resolve_window(None, out);
-        self.settle(true, out);
+        self.settle(Why::End, out);
     }
 
     /// The reading ends here and goes on later from here: what waits for more is
     /// decided; what is being written stays as it is.
     pub fn pause(&mut self, out: &mut Vec<Event>) {
-        self.settle(true, out);
+        self.settle(Why::End, out);
     }
 
     /// Lines are missing here: what was being written is given up, and nobody
     /// knows any more who is there.
     pub fn handle_gap(&mut self, out: &mut Vec<Event>) {
         self.resolve_window(None, out);
-        self.settle(true, out);
+        self.settle(Why::End, out);
         self.blocks.clear();
         self.connections.server_changed();
         self.processes = Processes::default();
@@ -205,7 +206,7 @@ impl Assembler {
         if server_ended {
             self.abort_all(out);
         }
-        self.settle(true, out);
+        self.settle(Why::End, out);
     }
 
     /// What was counted since the last call.
@@ -233,7 +234,7 @@ impl Assembler {
     fn advance(&mut self, now: Option<Timestamp>, out: &mut Vec<Event>) {
         self.now = now.or(self.now);
         if self.waiting.is_due(self.now, self.line) {
-            self.settle(false, out);
+            self.settle(Why::Due, out);
         }
         let Some(now) = self.now else { return };
         // In either direction: clocks are set back, too.

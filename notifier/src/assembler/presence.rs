@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::belief::Why;
 use super::connections::{Connection, LIFE, Peer, is_public};
 use super::{Assembler, At, Event, EventKind};
 use crate::line::{Endpoint, Kind};
@@ -94,8 +95,8 @@ impl Assembler {
         });
         self.connections.close(id, self.tick);
         self.closing(id, out);
-        if self.waiting.concerns(id) {
-            self.settle(false, out);
+        if self.connections.get(id).is_some_and(Connection::is_claimed) {
+            self.settle(Why::Closed(id), out);
         }
         self.abort_orphans(out);
     }
@@ -124,7 +125,7 @@ impl Assembler {
 
     pub(super) fn server_changed(&mut self, stopped: bool, at: &mut At<'_>, out: &mut Vec<Event>) {
         self.abort_all(out);
-        self.settle(true, out);
+        self.settle(Why::End, out);
         let seen = at.seen();
         self.connections.server_changed();
         self.processes = Processes {

@@ -38,11 +38,17 @@ impl Assembler {
         let ((probe, saved), rest) =
             postcard::take_from_bytes::<(Option<Machine>, Self)>(bytes).ok()?;
         // Machines are hashes: made by another hasher they would be others.
-        (rest.is_empty() && probe == Machine::probe()).then(|| Self {
-            log,
-            clock: saved.clock.restored(zone),
-            connections: saved.connections.restored(),
-            ..saved
+        (rest.is_empty() && probe == Machine::probe()).then(|| {
+            let mut connections = saved.connections.restored();
+            for pending in &saved.waiting.pending {
+                connections.claim(&pending.candidates);
+            }
+            Self {
+                log,
+                clock: saved.clock.restored(zone),
+                connections,
+                ..saved
+            }
         })
     }
 }

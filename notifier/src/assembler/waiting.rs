@@ -9,7 +9,8 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::Assembler;
-use super::connections::{Connection, LIFE, Machine, Tick};
+use super::belief::Why;
+use super::connections::{Connection, Connections, LIFE, Machine, Tick};
 use super::presence::Past;
 use crate::event::{Attribution, Event, Kind as EventKind};
 use crate::line::Mark;
@@ -117,11 +118,49 @@ impl Waiting {
         self.pending.iter().any(|pending| pending.is_due(now, line))
     }
 
-    /// Whether a connection may have made a request that waits.
-    pub(super) fn concerns(&self, connection: Tick) -> bool {
-        self.pending
-            .iter()
-            .any(|pending| pending.candidates.contains(&connection))
+    /// The requests that there is a reason to weigh, by their places.
+    pub(super) fn affected(&self, why: Why, now: Option<Timestamp>, line: u64) -> Vec<usize> {
+        let reason = |pending: &Pending| match why {
+            Why::Closed(id) => pending.candidates.contains(&id),
+            Why::Due => pending.is_due(now, line),
+            Why::Asked | Why::End => true,
+        };
+        let mut rows = self.pending.iter().enumerate().rev();
+        if why == Why::Asked {
+            return rows.next().map(|(row, _)| row).into_iter().collect();
+        }
+        rows.filter(|(_, pending)| reason(pending))
+            .map(|(row, _)| row)
+            .collect()
+    }
+
+    /// All that a request has to be weighed against: whoever may be on the same
+    /// connections, directly or by way of others; itself included, in order.
+    pub(super) fn sharing(&self, row: usize) -> Vec<usize> {
+        let mut group = vec![row];
+        let mut next = 0;
+        while let Some(one) = group.get(next).and_then(|row| self.pending.get(*row)) {
+            for (row, other) in self.pending.iter().enumerate() {
+                if !group.contains(&row) && one.shares(other) {
+                    group.push(row);
+                }
+            }
+            next += 1;
+        }
+        group.sort_unstable();
+        group
+    }
+
+    fn add(&mut self, pending: Pending, connections: &mut Connections) {
+        connections.claim(&pending.candidates);
+        self.pending.push(pending);
+    }
+
+    /// Takes a request out. Its candidates are no longer claimed by it.
+    pub(super) fn remove(&mut self, at: usize, connections: &mut Connections) -> Pending {
+        let pending = self.pending.remove(at);
+        connections.unclaim(&pending.candidates);
+        pending
     }
 
     pub(super) fn habit(&self, connection: &Connection) -> Habit {
@@ -140,6 +179,18 @@ impl Waiting {
 }
 
 impl Pending {
+    /// Whether one connection may have made both.
+    fn shares(&self, other: &Self) -> bool {
+        let lowest = |pending: &Self| pending.candidates.iter().min().copied();
+        // Those of another time have nothing in common: newest and oldest tell.
+        lowest(self) <= other.candidates.iter().max().copied()
+            && lowest(other) <= self.candidates.iter().max().copied()
+            && self
+                .candidates
+                .iter()
+                .any(|id| other.candidates.contains(id))
+    }
+
     pub(super) fn is_due(&self, now: Option<Timestamp>, line: u64) -> bool {
         match (self.due, now) {
             (Some(due), Some(now)) => now >= due || due.duration_since(now) > SET_BACK,
@@ -179,7 +230,9 @@ impl Assembler {
         match together {
             // The same machine on the same connection asks again.
             Some(pending) => {
+                self.connections.unclaim(&pending.candidates);
                 pending.candidates.retain(|id| candidates.contains(id));
+                self.connections.claim(&pending.candidates);
                 pending.events.push(event);
                 pending.end = end;
                 (pending.due, pending.due_line) = (due, due_line);
@@ -190,19 +243,21 @@ impl Assembler {
                     if let Some(oldest) = self.waiting.pending.first_mut() {
                         (oldest.due, oldest.due_line) = (self.now, self.line);
                     }
+                    self.settle(Why::Due, out);
                 }
                 let events = vec![event];
-                self.waiting.pending.push(Pending {
+                let pending = Pending {
                     asked,
                     end,
                     candidates,
                     events,
                     due,
                     due_line,
-                });
+                };
+                self.waiting.add(pending, &mut self.connections);
             }
         }
-        self.settle(false, out);
+        self.settle(Why::Asked, out);
         self.release(out);
     }
 
@@ -314,7 +369,7 @@ impl Assembler {
     }
 
     fn is_claimed(&self, id: Tick) -> bool {
-        self.waiting.concerns(id)
+        self.connections.get(id).is_some_and(Connection::is_claimed)
             || self
                 .blocks
                 .find(|block| block.begin > id && !block.suspect)

@@ -3,8 +3,8 @@
 //!
 //! In two steps: `raw` mirrors what was typed, and [`load`] makes of it values
 //! that need no further check. Nothing is printed here and nothing but the
-//! configuration file and the webhook file is read; the environment comes in as
-//! a function.
+//! configuration file and the files it names (webhook, password, authorities) is
+//! read; the environment comes in as a function.
 
 mod cli;
 mod error;
@@ -13,6 +13,7 @@ mod raw;
 mod serving;
 mod shown;
 mod state;
+mod store;
 mod value;
 
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ pub use raw::Secret;
 pub use serving::{Config, Input, Listen, Log, Slack};
 pub use shown::Effective;
 pub use state::State;
+pub use store::DedupStore;
 pub use value::{FirstRun, InputFormat, LogFormat, StartFrom};
 
 /// Names of classes that are always there; `external` is what no network holds.

@@ -211,6 +211,18 @@ pub(super) struct RawServing {
     /// [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
     #[arg(long, value_name = "PATH")]
     pub(super) state: Option<Text>,
+    /// Redis or Valkey by which several sidecars agree on who tells: redis://… or rediss://…
+    #[arg(long, value_name = "URL")]
+    pub(super) dedup_store: Option<Secret>,
+    /// A file that holds its password
+    #[arg(long, value_name = "PATH")]
+    pub(super) dedup_store_password_file: Option<Text>,
+    /// A file with the authorities that sign its certificate, PEM [default: the public ones]
+    #[arg(long, value_name = "PATH")]
+    pub(super) dedup_store_ca_file: Option<Text>,
+    /// Longest wait for its answer [default: 1s]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) dedup_store_timeout: Option<Text>,
     /// Slack incoming webhook; without one, messages go to the log
     #[arg(long, value_name = "URL")]
     pub(super) slack_webhook_url: Option<Secret>,

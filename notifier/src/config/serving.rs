@@ -12,6 +12,7 @@ use super::error::{ConfigError, Origin};
 use super::layers::{LAYERS, Layers, read_bounded};
 use super::raw::Secret;
 use super::state::{State, state};
+use super::store::{DedupStore, dedup_store};
 use super::value::{
     Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
 };
@@ -50,6 +51,8 @@ pub struct Config {
     pub silence_after: Option<Duration>,
     /// Where to keep what outlives the program; none keeps it in memory only.
     pub state: Option<State>,
+    /// By which store several sidecars agree on who tells.
+    pub dedup_store: Option<DedupStore>,
     /// Where and how to post.
     pub slack: Slack,
     /// Where to serve metrics and health.
@@ -168,6 +171,9 @@ pub(super) fn config(
         Duration::ZERO,
         &SILENCE,
     )?;
+    let reading = reading(layers)?;
+    let slack = slack(layers)?;
+    let dedup_store = dedup_store(layers, reading.dedup_window, slack.webhook.is_some())?;
     Ok(Config {
         logs,
         state,
@@ -176,8 +182,9 @@ pub(super) fn config(
         rotated,
         rotate,
         silence_after: Some(silence_after).filter(|after| !after.is_zero()),
-        reading: reading(layers)?,
-        slack: slack(layers)?,
+        reading,
+        dedup_store,
+        slack,
         metrics: listen(layers)?,
     })
 }

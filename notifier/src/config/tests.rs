@@ -85,7 +85,7 @@ type Spelling = (
     [(&'static str, &'static str); 3],
 );
 
-const SPELLINGS: [Spelling; 26] = [
+const SPELLINGS: [Spelling; 30] = [
     (
         "state",
         "",
@@ -208,6 +208,38 @@ const SPELLINGS: [Spelling; 26] = [
         [("120", "2m"), ("0", "0s"), ("'1h'", "1h")],
     ),
     (
+        "dedup-store",
+        "",
+        [
+            ("redis://a", "[redacted]"),
+            ("rediss://u:S3CRET@a:1/2", "[redacted]"),
+            ("'redis://[::1]'", "[redacted]"),
+        ],
+    ),
+    (
+        "dedup-store-password-file",
+        "",
+        [
+            ("/dev/null", "/dev/null"),
+            ("/dev/../dev/null", "/dev/../dev/null"),
+            ("'/dev/null'", "/dev/null"),
+        ],
+    ),
+    (
+        "dedup-store-ca-file",
+        "",
+        [
+            ("/dev/null", "/dev/null"),
+            ("/dev/../dev/null", "/dev/../dev/null"),
+            ("'/dev/null'", "/dev/null"),
+        ],
+    ),
+    (
+        "dedup-store-timeout",
+        "",
+        [("250ms", "250ms"), ("4", "4s"), ("'2s'", "2s")],
+    ),
+    (
         "slack-webhook-url",
         "",
         [
@@ -260,6 +292,9 @@ fn every_key_has_three_spellings_and_the_nearer_one_counts() {
         let name = format!("KMS_NOTIFIER_{}", key.to_uppercase().replace('-', "_"));
         let text = format!("{key} = {}", file.0);
         let log = if key == "log" { "" } else { "--log /x" };
+        // Without a webhook a store is not used, and a warning says so.
+        let webhook = format!("--slack-webhook-url={WEBHOOK}");
+        let log = format!("{log} {}", if key == "dedup-store" { &webhook } else { "" });
 
         let args = format!("check-config {log} {flag_text}");
         let loaded = try_load(&args, &[(&name, variable.0)], &text).unwrap();
@@ -402,6 +437,40 @@ fn a_port_that_kubernetes_injected_is_ignored() {
 }
 
 #[test]
+fn a_store_needs_a_webhook_and_can_be_taken_away() {
+    let store = |args: &str, file: &str| {
+        let loaded = try_load(&format!("run --log /x {args}"), &[], file).unwrap();
+        let warnings = loaded.warnings.clone();
+        (config(loaded).dedup_store.is_some(), warnings)
+    };
+    let webhook = format!("--slack-webhook-url={WEBHOOK}");
+    let file = "dedup-store = 'redis://:S3CRET@host'";
+    assert_eq!(store(&webhook, file), (true, vec![]));
+    assert_eq!(
+        store(&format!("{webhook} --dedup-store="), file),
+        (false, vec![])
+    );
+    let (used, warnings) = store("--dedup-store redis://:S3CRET@host", "");
+    assert!(!used);
+    assert_eq!(
+        warnings,
+        [
+            "--dedup-store is not used: without a webhook nothing is told that others could leave out"
+        ]
+    );
+    let password = format!("{webhook} --dedup-store-password-file DIR/webhook");
+    let loaded = try_load(
+        &format!("run --log /x {password}"),
+        &[],
+        "dedup-store = 'redis://host'",
+    );
+    let loaded = loaded.unwrap();
+    assert!(!format!("{loaded:?}").contains("S3CRET"));
+    let store = config(loaded).dedup_store.unwrap();
+    assert_eq!(store.access().password, Some(WEBHOOK));
+}
+
+#[test]
 fn a_higher_place_beats_a_lower_ones_webhook_in_either_form() {
     let env = [("SLACK_WEBHOOK_URL_FILE", "DIR/none")];
     let loaded = try_load(
@@ -492,6 +561,15 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --rotate-at 1MiB --rotate-keep 0",
         "run --log /x --rotate-at 1MiB --rotated-glob {}-*",
         "run --log /x --silence-after 99w",
+        "run --log /x --dedup-store http://:S3CRET@host",
+        "run --log /x --dedup-store redis://:S3CRET@host --dedup-store-password-file DIR/webhook",
+        "run --log /x --dedup-store redis://host --dedup-store-password-file /no/such/file",
+        "run --log /x --dedup-store redis://host --dedup-store-password-file /dev/null",
+        "run --log /x --dedup-store redis://host --dedup-store-ca-file /dev/null",
+        "run --log /x --dedup-store rediss://host --dedup-store-ca-file DIR/large",
+        "run --log /x --dedup-store rediss://host --dedup-store-ca-file DIR/webhook",
+        "run --log /x --dedup-store redis://host --dedup-window 0",
+        "run --log /x --dedup-store-timeout 1ms",
         "run --log /x --format xml",
         "run --log /x --log-format xml",
         "run --log /x --log-level loud",
@@ -615,6 +693,24 @@ fn each_error_names_the_key_and_the_fix() {
       --rotate-at: /x would be renamed to /x.1, which --rotated-glob {}-* does not match; give one that does
     run --log /x --silence-after 99w
       --silence-after: "99w" is not a duration; write 10s, 5m, 1h or plain seconds
+    run --log /x --dedup-store http://:S3CRET@host
+      --dedup-store: is not the address of a store; give redis://… or rediss://…
+    run --log /x --dedup-store redis://:S3CRET@host --dedup-store-password-file DIR/webhook
+      --dedup-store: has a password in it, and --dedup-store-password-file has one; give one of them
+    run --log /x --dedup-store redis://host --dedup-store-password-file /no/such/file
+      --dedup-store-password-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
+    run --log /x --dedup-store redis://host --dedup-store-password-file /dev/null
+      --dedup-store: the password file is empty; write the password into it, or give none
+    run --log /x --dedup-store redis://host --dedup-store-ca-file /dev/null
+      --dedup-store: has no TLS to check; give rediss://… or no --dedup-store-ca-file
+    run --log /x --dedup-store rediss://host --dedup-store-ca-file DIR/large
+      --dedup-store-ca-file: cannot read large: it is larger than 1048576 bytes; give a readable file
+    run --log /x --dedup-store rediss://host --dedup-store-ca-file DIR/webhook
+      --dedup-store: --dedup-store-ca-file has no certificates; give a file of them, as PEM
+    run --log /x --dedup-store redis://host --dedup-window 0
+      --dedup-store: there is nothing to agree on with --dedup-window 0, which tells everything; give a window, or no store
+    run --log /x --dedup-store-timeout 1ms
+      --dedup-store-timeout: 1ms is out of bounds; give 50ms to 4s
     run --log /x --format xml
       --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
     run --log /x --log-format xml
@@ -790,31 +886,35 @@ fn commands() {
 fn defaults() {
     let loaded = try_load("check-config --log /var/log/vlmcsd.log", &[], "").unwrap();
     insta::assert_snapshot!(loaded.effective.to_string(), @"
-    log                vlmcsd.log=/var/log/vlmcsd.log  flag --log
-    state              -                               default
-    from               end                             default
-    first-run          end                             default
-    rotated-glob       {}[.-]*                         default
-    rotate-at          -                               default
-    rotate-keep        3                               default
-    silence-after      0s                              default
-    input-format       auto                            default
-    log-timezone       UTC                             default
-    max-line           64KiB                           default
-    pod-cidr           10.10.0.0/16                    default
-    node-cidr          10.0.20.0/24                    default
-    classes            -                               default
-    dedup-window       1h                              default
-    post-refused       false                           default
-    post-max-age       24h                             default
-    log-format         human                           default
-    log-level          info                            default
-    slack-webhook-url  -                               default
-    slack-channel      -                               default
-    slack-username     -                               default
-    slack-icon         -                               default
-    slack-timeout      10s                             default
-    metrics-listen     [::]:9101                       default
+    log                        vlmcsd.log=/var/log/vlmcsd.log  flag --log
+    state                      -                               default
+    from                       end                             default
+    first-run                  end                             default
+    rotated-glob               {}[.-]*                         default
+    rotate-at                  -                               default
+    rotate-keep                3                               default
+    silence-after              0s                              default
+    input-format               auto                            default
+    log-timezone               UTC                             default
+    max-line                   64KiB                           default
+    pod-cidr                   10.10.0.0/16                    default
+    node-cidr                  10.0.20.0/24                    default
+    classes                    -                               default
+    dedup-window               1h                              default
+    post-refused               false                           default
+    post-max-age               24h                             default
+    log-format                 human                           default
+    log-level                  info                            default
+    slack-webhook-url          -                               default
+    slack-channel              -                               default
+    slack-username             -                               default
+    slack-icon                 -                               default
+    slack-timeout              10s                             default
+    dedup-store                -                               default
+    dedup-store-password-file  -                               default
+    dedup-store-ca-file        -                               default
+    dedup-store-timeout        1s                              default
+    metrics-listen             [::]:9101                       default
     ");
 }
 
@@ -951,32 +1051,50 @@ fn help() {
                                         info]
 
     Following and telling:
-          --log <[NAME=]PATH>              A log to follow, `-` for standard input; repeated
-          --from <WHERE>                   Where to begin in a file that exists at the start: end, start
-                                           or resume [default: resume with a state, else end]
-          --first-run <WHERE>              The same where nothing is known of an earlier run: end or
-                                           start [default: end]
-          --rotated-glob <GLOB>            What rotated files are called beside the log; {} is its name
-                                           [default: {}[.-]*]
-          --rotate-at <SIZE>               Rotate a log that was read and is as large; for servers that
-                                           reopen it for every line
-          --rotate-keep <COUNT>            How many rotated files to keep then [default: 3]
-          --silence-after <DURATION>       Alert when no line comes for so long; 0 never does [default:
-                                           0]
-          --state <PATH>                   Database that keeps positions and messages over a restart
-                                           [default: $STATE_DIRECTORY/kms-notifier.redb, else none]
-          --slack-webhook-url <URL>        Slack incoming webhook; without one, messages go to the log
-          --slack-webhook-url-file <PATH>  A file that holds the webhook's URL
-          --slack-channel <NAME>           Channel to post to [default: the webhook's own]
-          --slack-username <NAME>          Name to post under [default: the webhook's own]
-          --slack-icon <ICON>              Icon to post with, an emoji such as :key: or a URL [default:
-                                           the webhook's own]
-          --slack-timeout <DURATION>       Longest wait for Slack's answer [default: 10s]
-          --metrics-listen <ADDRESS:PORT>  Where to serve metrics and health [default: [::]:9101, IPv4
-                                           too]
-          --metrics-port <PORT>            The same, the port alone; 0 takes a free one [default: 9101]
-          --state-reset                    Remove the state first: positions, unsent messages and who
-                                           was told
+          --log <[NAME=]PATH>
+              A log to follow, `-` for standard input; repeated
+          --from <WHERE>
+              Where to begin in a file that exists at the start: end, start or resume [default: resume
+              with a state, else end]
+          --first-run <WHERE>
+              The same where nothing is known of an earlier run: end or start [default: end]
+          --rotated-glob <GLOB>
+              What rotated files are called beside the log; {} is its name [default: {}[.-]*]
+          --rotate-at <SIZE>
+              Rotate a log that was read and is as large; for servers that reopen it for every line
+          --rotate-keep <COUNT>
+              How many rotated files to keep then [default: 3]
+          --silence-after <DURATION>
+              Alert when no line comes for so long; 0 never does [default: 0]
+          --state <PATH>
+              Database that keeps positions and messages over a restart [default:
+              $STATE_DIRECTORY/kms-notifier.redb, else none]
+          --dedup-store <URL>
+              Redis or Valkey by which several sidecars agree on who tells: redis://… or rediss://…
+          --dedup-store-password-file <PATH>
+              A file that holds its password
+          --dedup-store-ca-file <PATH>
+              A file with the authorities that sign its certificate, PEM [default: the public ones]
+          --dedup-store-timeout <DURATION>
+              Longest wait for its answer [default: 1s]
+          --slack-webhook-url <URL>
+              Slack incoming webhook; without one, messages go to the log
+          --slack-webhook-url-file <PATH>
+              A file that holds the webhook's URL
+          --slack-channel <NAME>
+              Channel to post to [default: the webhook's own]
+          --slack-username <NAME>
+              Name to post under [default: the webhook's own]
+          --slack-icon <ICON>
+              Icon to post with, an emoji such as :key: or a URL [default: the webhook's own]
+          --slack-timeout <DURATION>
+              Longest wait for Slack's answer [default: 10s]
+          --metrics-listen <ADDRESS:PORT>
+              Where to serve metrics and health [default: [::]:9101, IPv4 too]
+          --metrics-port <PORT>
+              The same, the port alone; 0 takes a free one [default: 9101]
+          --state-reset
+              Remove the state first: positions, unsent messages and who was told
 
     Arguments:
       [CMD]...  A server to start; its standard output is the log

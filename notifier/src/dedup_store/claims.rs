@@ -10,7 +10,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{Act, Answer, CLAIM_LIFE, Request, StoreError, StoreKey};
+use super::{Act, Answer, CLAIM_LIFE, Holder, Request, StoreError, StoreKey};
 use crate::event::EventId;
 
 /// How many requests go to the store at once at most.
@@ -45,7 +45,10 @@ pub enum Verdict {
     /// be posting it. One that is on its way goes on.
     Hold,
     /// Somebody else told it: it is a repeat. Its ticket is void.
-    Repeat,
+    Repeat {
+        /// How long what was told stays told.
+        left: Duration,
+    },
 }
 
 /// How the store's state changed; each is worth one line in the log.
@@ -121,6 +124,7 @@ struct Down {
 #[derive(Debug)]
 pub struct Claims {
     window: Duration,
+    sidecar: u64,
     entries: HashMap<Ticket, Entry>,
     schedule: BTreeSet<(Instant, Ticket)>,
     parting: VecDeque<Parting>,
@@ -131,11 +135,13 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// No claims yet. `window` is how long what was told stays final.
+    /// No claims yet. `window` is how long what was told stays final, `sidecar`
+    /// whose claims they are.
     #[must_use]
-    pub fn new(window: Duration) -> Self {
+    pub fn new(window: Duration, sidecar: u64) -> Self {
         Self {
             window,
+            sidecar,
             entries: HashMap::new(),
             schedule: BTreeSet::new(),
             parting: VecDeque::new(),
@@ -174,10 +180,9 @@ impl Claims {
     }
 
     /// The message was accepted: its claim is final.
-    pub fn handle_told(&mut self, ticket: Ticket, now: Instant) {
-        if let Some(Entry { key, event, .. }) = self.forget(ticket) {
-            self.handle_final(key, event, now + self.window);
-        }
+    pub fn handle_told(&mut self, ticket: Ticket, key: StoreKey, event: EventId, now: Instant) {
+        self.forget(ticket);
+        self.handle_final(key, event, now + self.window);
     }
 
     /// A message was accepted by an earlier run, and is to be final until then.
@@ -203,12 +208,34 @@ impl Claims {
         }
     }
 
+    /// Asks the store something that changes nothing, if it is asked nothing else:
+    /// whether it answers is known before a message depends on it.
+    pub fn handle_probe(&mut self) {
+        if self.parting.is_empty() && self.asking.is_none() {
+            self.part(Parting {
+                key: StoreKey::of(&[b"probe"]),
+                event: EventId::NONE,
+                told_until: None,
+            });
+        }
+    }
+
+    /// Whether the store answers, and is still to hear what became of a message.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        let asking = self.asking.as_ref();
+        let parting = asking.is_some_and(|batch| !batch.parting.is_empty());
+        self.is_up() && (parting || !self.parting.is_empty())
+    }
+
     /// What to ask the store now: nothing while it is being asked, while nothing
     /// is due, or while it is left alone after a failure.
     pub fn poll_requests(&mut self, now: Instant) -> Vec<Request> {
         if self.asking.is_some() || self.down.as_ref().is_some_and(|down| now < down.again) {
             return Vec::new();
         }
+        let sidecar = self.sidecar;
+        let holder = |event| Holder { event, sidecar };
         let mut requests = Vec::new();
         let mut batch = Batch {
             parting: Vec::new(),
@@ -219,7 +246,7 @@ impl Claims {
         {
             requests.push(Request {
                 key: parting.key,
-                event: parting.event,
+                holder: holder(parting.event),
                 act: parting.act(now),
             });
             batch.parting.push(parting);
@@ -234,7 +261,7 @@ impl Claims {
             };
             requests.push(Request {
                 key: entry.key,
-                event: entry.event,
+                holder: holder(entry.event),
                 act: Act::Claim,
             });
             batch.tickets.push(ticket);
@@ -349,10 +376,10 @@ impl Claims {
                 entry.state = State::Granted;
                 self.reschedule(ticket, now + RENEW);
             }
-            Answer::Told => {
+            Answer::Told { left } => {
                 self.forget(ticket);
                 self.counts.repeats += 1;
-                self.verdicts.push_back((ticket, Verdict::Repeat));
+                self.verdicts.push_back((ticket, Verdict::Repeat { left }));
             }
             Answer::Theirs { expires_in } => {
                 if entry.state == State::Granted {

@@ -5,15 +5,15 @@
 //! and is renewed as long as its message waits; once the message was accepted,
 //! the claim becomes final and lives for the whole window. Whoever finds another's
 //! claim waits until that is final (then it was told) or gone (then it is free).
-//! A claim is held by an event, not by a process, so a sidecar that was killed
-//! finds its own claims again.
+//! A claim is held by an event of a sidecar, and with a state both keep their
+//! names, so a sidecar that was killed finds its own claims again.
 //!
 //! [`claims`] decides what to ask and what an answer means, and is pure; [`redis`]
 //! asks. A store that is down costs the agreement, never a message.
 
 pub mod claims;
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 pub mod redis;
 
 use std::fmt;
@@ -60,13 +60,29 @@ impl fmt::Debug for StoreKey {
     }
 }
 
+/// Who claims: a sidecar, for one of its events. Sidecars that read the same log
+/// have the same events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The event that the message was made for.
+    pub event: EventId,
+    /// The sidecar's own number, any that no other has.
+    pub sidecar: u64,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:016x}", self.event, self.sidecar)
+    }
+}
+
 /// One thing to be done in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     /// About what.
     pub key: StoreKey,
-    /// For whom: the event that the message was made for.
-    pub event: EventId,
+    /// For whom.
+    pub holder: Holder,
     /// What.
     pub act: Act,
 }
@@ -86,10 +102,13 @@ pub enum Act {
 /// How things stand after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The claim is this event's. Of [`Act::Release`]: nobody's.
+    /// The claim is this holder's. Of [`Act::Release`]: nobody's.
     Ours,
     /// It was told, by whomever.
-    Told,
+    Told {
+        /// For how long it stays so.
+        left: Duration,
+    },
     /// Another's message may still be told.
     Theirs {
         /// When that claim ends unless it is renewed.

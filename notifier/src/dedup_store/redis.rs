@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, TlsCertificates};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::{Act, Answer, CLAIM_LIFE, Request, SharedDedup, StoreError};
 
 /// Before a key's hash; the number changes when the value's form does.
 const PREFIX: &str = "kms-notifier:dedup:1:";
 
-// A value is the event's id, and ` told` once it is final. Each script answers
+// A value is its [`super::Holder`], and ` told` once it is final. Each script answers
 // {how it stands, milliseconds left}. Scripts, since a comparison and what follows
 // from it must not be torn apart; their keys are in KEYS, as a cluster wants it.
 
@@ -23,8 +25,9 @@ end
 local left = redis.call('PTTL', KEYS[1])
 if held == ARGV[1] or left < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
 if held == ARGV[1] then return {'ours', 0} end
-if string.sub(held, -5) == ' told' then return {'told', 0} end
-return {'theirs', math.max(left, 0)}
+left = math.max(left, 0)
+if string.sub(held, -5) == ' told' then return {'told', left} end
+return {'theirs', left}
 ";
 
 const TELL: &str = "
@@ -32,7 +35,7 @@ local held = redis.call('GET', KEYS[1])
 if not held or string.sub(held, -5) ~= ' told' then
   redis.call('SET', KEYS[1], ARGV[1] .. ' told', 'PX', ARGV[2])
 end
-return {'told', 0}
+return {'told', math.max(redis.call('PTTL', KEYS[1]), 0)}
 ";
 
 const RELEASE: &str = "
@@ -90,6 +93,11 @@ impl RedisStore {
         };
         let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
         if let Some(password) = access.password {
+            if settings.password().is_some() {
+                return Err(wrong(
+                    "has a password in it, and --dedup-store-password-file has one; give one of them",
+                ));
+            }
             settings = settings.set_password(password);
         }
         info = info.set_redis_settings(settings);
@@ -97,6 +105,11 @@ impl RedisStore {
             Some(_) if !tls => {
                 return Err(wrong(
                     "has no TLS to check; give rediss:// or no --dedup-store-ca-file",
+                ));
+            }
+            Some(pem) if !has_certificates(pem) => {
+                return Err(wrong(
+                    "--dedup-store-ca-file has no certificates; give a file of them, as PEM",
                 ));
             }
             Some(pem) => {
@@ -145,7 +158,7 @@ impl RedisStore {
                 .arg(script)
                 .arg(1)
                 .arg(format!("{PREFIX}{}", request.key))
-                .arg(request.event.to_string())
+                .arg(request.holder.to_string())
                 .arg(millis);
         }
         let answers: Vec<(String, u64)> = pipeline
@@ -169,13 +182,17 @@ impl RedisStore {
     }
 }
 
+fn has_certificates(pem: &[u8]) -> bool {
+    let mut certificates = CertificateDer::pem_slice_iter(pem);
+    certificates.next().is_some_and(|first| first.is_ok()) && certificates.all(|each| each.is_ok())
+}
+
 fn understood((how, left): (String, u64)) -> Result<Answer, String> {
+    let left = Duration::from_millis(left);
     match &*how {
         "ours" => Ok(Answer::Ours),
-        "told" => Ok(Answer::Told),
-        "theirs" => Ok(Answer::Theirs {
-            expires_in: Duration::from_millis(left),
-        }),
+        "told" => Ok(Answer::Told { left }),
+        "theirs" => Ok(Answer::Theirs { expires_in: left }),
         _ => Err("an answer that is none".to_owned()),
     }
 }

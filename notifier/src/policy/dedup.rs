@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::outbox::MessageId;
 use super::rows::{Changed, Row, Table, Unreadable, decode, encode};
+use crate::dedup_store::StoreKey;
 use crate::event::{Attribution, Event, Kind};
 
 /// How many keys are remembered; beyond that the one unused for longest goes,
@@ -91,6 +92,31 @@ impl Key {
             product,
         })
     }
+
+    /// What the key is called in a store that is shared with other sidecars: all
+    /// that is in it and nothing else, the same in every version.
+    pub(super) fn in_store(&self) -> StoreKey {
+        let about: &[u8] = match self.about {
+            About::Activation => b"activation",
+            About::Refusal => b"refusal",
+        };
+        let octets: Vec<u8>;
+        let who: [&[u8]; 2] = match &self.who {
+            Who::Address(ip) => {
+                octets = match ip {
+                    IpAddr::V4(ip) => ip.octets().to_vec(),
+                    IpAddr::V6(ip) => ip.octets().to_vec(),
+                };
+                [b"address", &octets]
+            }
+            Who::Machine(id) => [b"machine", id.as_bytes()],
+            Who::Workstation(name) => [b"workstation", name.as_bytes()],
+            Who::Nobody => [b"nobody", b""],
+        };
+        let mut parts = vec![about, who[0], who[1]];
+        parts.extend(self.product.as_deref().map(str::as_bytes));
+        StoreKey::of(&parts)
+    }
 }
 
 /// What becomes of an event.
@@ -148,6 +174,21 @@ impl Window {
             self.entries.clear();
             self.changed.note_all();
         }
+    }
+
+    pub(super) fn length(&self) -> SignedDuration {
+        self.length
+    }
+
+    /// What was told within the window, and for how long it stays so.
+    pub(super) fn told(&self, now: Timestamp) -> impl Iterator<Item = (&Key, SignedDuration)> {
+        self.entries.iter().filter_map(move |(key, entry)| {
+            let State::Told(at) = entry.state else {
+                return None;
+            };
+            let left = self.length - now.duration_since(at).abs();
+            left.is_positive().then_some((key, left))
+        })
     }
 
     pub(super) fn track(&mut self) {
@@ -435,6 +476,45 @@ mod tests {
         // A guess is told by machine wherever it was seen.
         ambiguous.ip = Some("10.0.0.9".parse().unwrap());
         assert_eq!(Key::of(&ambiguous).as_ref(), Some(&keys[4]));
+    }
+
+    /// Sidecars of different versions share a store.
+    #[test]
+    fn a_key_has_the_same_name_in_every_store() {
+        let named = |mut event: Event, change: &dyn Fn(&mut Event)| {
+            change(&mut event);
+            Key::of(&event).unwrap().in_store().to_string()
+        };
+        let exact = || activation("10.0.0.1", "Office 2019");
+        let names = [
+            named(exact(), &|_| {}),
+            named(exact(), &|event| event.ip = "::ffff:10.0.0.1".parse().ok()),
+            named(exact(), &|event| event.log = "another".into()),
+            named(refusal("10.0.0.1", "Office 2019"), &|_| {}),
+            named(activation("2001:db8::1", "Office 2019"), &|_| {}),
+            named(exact(), &|event| event.ip = None),
+            named(exact(), &|event| {
+                event.ip = None;
+                event.request.as_mut().unwrap().client_machine_id = None;
+            }),
+            named(exact(), &|event| {
+                event.ip = None;
+                event.request = None;
+            }),
+        ];
+        insta::assert_snapshot!(names.join("\n"), @"
+        0b7c1ba2305c4109fadb191eb1aa9c61
+        0b7c1ba2305c4109fadb191eb1aa9c61
+        0b7c1ba2305c4109fadb191eb1aa9c61
+        dfe04a60f0526a624c3f2d021f8635d7
+        fa1586b1c67a1084ec67495804d16efc
+        55b1cb697666bce1ba27ee5d0bed2e1b
+        4b3bb1550522ce7a801e3528e21e14a4
+        321df5d630d72476d337783386545d30
+        ");
+        assert_eq!((&names[0], &names[0]), (&names[1], &names[2]));
+        let different: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len() - 2);
     }
 
     #[test]

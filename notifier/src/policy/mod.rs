@@ -18,6 +18,7 @@ pub mod network;
 pub mod outbox;
 pub mod pace;
 pub mod rows;
+pub mod shared;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use self::network::Classes;
 use self::outbox::Outbox;
 pub use self::outbox::{Outcome, Settled};
 use self::rows::{Changes, Stored, Table, Unreadable};
+use self::shared::{Name, Sharing};
 use crate::event::{Dedup, Event, Kind};
 
 /// What an operator can choose; may change while running.
@@ -87,14 +89,20 @@ pub struct Policy {
     known: Known,
     /// None in a replay: every message is accepted as it is made.
     outbox: Option<Outbox>,
+    /// This one's name among sidecars.
+    name: Name,
+    /// Where other sidecars tell, too.
+    sharing: Option<Sharing>,
 }
 
 impl Policy {
-    /// A policy that queues messages. `seed` spreads retries; any value will do.
+    /// A policy that queues messages. `seed` spreads retries and names the sidecar;
+    /// any random value will do.
     #[must_use]
     pub fn new(settings: Settings, seed: u64) -> Self {
         Self {
             outbox: Some(Outbox::new(signed(settings.post_max_age), seed)),
+            name: Name::new(seed),
             ..Self::for_replay(settings)
         }
     }
@@ -114,12 +122,14 @@ impl Policy {
             match (table, &mut policy.outbox) {
                 (Table::Window, _) => {}
                 (Table::Known, _) => policy.known.restore(key, value)?,
+                (Table::Rest, _) if **key == *shared::NAME_ROW => policy.name.restore(value)?,
                 (_, Some(outbox)) => outbox.restore(*table, key, value, seed)?,
                 (_, None) => {}
             }
         }
         policy.window.track();
         policy.known.track();
+        policy.name.track();
         if let Some(outbox) = &mut policy.outbox {
             outbox.track();
         }
@@ -143,6 +153,7 @@ impl Policy {
     pub fn has_changed(&self) -> bool {
         !self.window.changed().is_empty()
             || !self.known.changed().is_empty()
+            || self.name.has_changed()
             || self.outbox.as_ref().is_some_and(Outbox::has_changed)
     }
 
@@ -156,6 +167,7 @@ impl Policy {
         let mut rows = Vec::new();
         self.window.rows(whole, &mut rows);
         self.known.rows(whole, &mut rows);
+        rows.extend(self.name.row(whole));
         if let Some(outbox) = outbox {
             outbox.rows(whole, &mut rows);
         }
@@ -179,6 +191,8 @@ impl Policy {
             window,
             known: Known::default(),
             outbox: None,
+            name: Name::default(),
+            sharing: None,
         }
     }
 
@@ -243,8 +257,14 @@ impl Policy {
         };
         match outbox.handle_post(key.clone(), Notice::new(event, repeats), now) {
             Some(message) => {
+                let in_store = key.in_store();
                 self.window.handle_posted(key, message);
-                Dedup::Post
+                if self.claim(message, in_store, event.id) {
+                    // Another sidecar may be telling of it.
+                    Dedup::Pending
+                } else {
+                    Dedup::Post
+                }
             }
             // Counted by the next digest: a message is under way, not its own.
             None => Dedup::Pending,
@@ -312,11 +332,8 @@ impl Policy {
         now: Timestamp,
     ) -> Option<Settled> {
         let (settled, fates) = self.outbox.as_mut()?.handle_outcome(id, outcome, now)?;
-        for outbox::Fate { key, message, told } in fates {
-            match told {
-                Some(late) => self.window.handle_told(key, Some(message), late, now),
-                None => self.window.handle_untold(&key, message),
-            }
+        for fate in fates {
+            self.settle(fate, now);
         }
         Some(settled)
     }

@@ -24,8 +24,13 @@
 //! What happened longer ago than `max_age` is told in digests only: old messages
 //! are held for five seconds, so that reading an old log makes few of them, and then
 //! leave together, while fresh ones pass them by.
+//!
+//! Where the outbox is shared (`shared`), only messages that were granted count
+//! in all of this; the others keep their places.
 
 mod flight;
+mod outcome;
+mod shared;
 mod stored;
 
 use std::collections::{HashSet, VecDeque};
@@ -39,7 +44,9 @@ use super::dedup::Key;
 use super::message::{Alert, Body, Delivery, DeliveryId, Notice};
 use super::pace::{BURST, Pace, later};
 use super::rows::Changed;
+pub(super) use flight::{End, Fate};
 use flight::{Flight, fold};
+use shared::Clearance;
 
 /// How many messages may wait, the one on its way included.
 pub const MAX_MESSAGES: usize = 10_000;
@@ -99,16 +106,6 @@ pub enum Settled {
     },
 }
 
-/// What became of a message's key.
-#[derive(Debug)]
-pub(super) struct Fate {
-    pub(super) key: Key,
-    pub(super) message: MessageId,
-    /// None if no reader saw it: it was refused, or only counted. Else how many
-    /// events joined too late to be mentioned.
-    pub(super) told: Option<u64>,
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 struct Message {
     #[serde(skip)]
@@ -118,6 +115,9 @@ struct Message {
     /// It was about something old when it was queued, and waits until then.
     held: Option<Timestamp>,
     notice: Notice,
+    /// What the other sidecars have to say; asked anew after a restart.
+    #[serde(skip)]
+    clearance: Clearance,
 }
 
 impl Message {
@@ -161,6 +161,8 @@ pub(super) struct Outbox {
     counts: Counts,
     max_age: SignedDuration,
     dead: DeadLetters,
+    /// Whether a message waits for its clearance.
+    shared: bool,
     changed: Changed<MessageId>,
     rest_changed: bool,
 }
@@ -179,6 +181,7 @@ impl Outbox {
             counts: Counts::default(),
             max_age,
             dead: DeadLetters::default(),
+            shared: false,
             changed: Changed::default(),
             rest_changed: false,
         }
@@ -252,6 +255,7 @@ impl Outbox {
             .into_iter()
             .filter_map(|letter| {
                 let id = self.handle_post(letter.key.clone(), letter.notice, now)?;
+                self.clear(id);
                 Some((letter.key, id))
             })
             .collect()
@@ -284,22 +288,14 @@ impl Outbox {
             queued: now,
             held: is_old(&notice, now, self.max_age).then(|| later(now, HELD)),
             notice,
+            clearance: Clearance::default(),
         });
         Some(id)
     }
 
     /// One more event for a message that is not told yet. Whether there is one.
     pub(super) fn handle_join(&mut self, id: MessageId) -> bool {
-        let flying = self.flight.as_mut().map(|flight| &mut flight.messages);
-        // Both queues are in order of arrival, also after a failed attempt.
-        let found = [Some(&mut self.waiting), flying]
-            .into_iter()
-            .flatten()
-            .find_map(|queue| {
-                let index = queue.binary_search_by_key(&id, |message| message.id).ok()?;
-                queue.get_mut(index)
-            });
-        match found {
+        match self.find(id) {
             Some(message) => {
                 message.notice.count += 1;
                 self.changed.note(|| id);
@@ -307,6 +303,26 @@ impl Outbox {
             }
             None => false,
         }
+    }
+
+    fn find(&mut self, id: MessageId) -> Option<&mut Message> {
+        let flying = self.flight.as_mut().map(|flight| &mut flight.messages);
+        // Both queues are in order of arrival, also after a failed attempt.
+        [Some(&mut self.waiting), flying]
+            .into_iter()
+            .flatten()
+            .find_map(|queue| {
+                let index = queue.binary_search_by_key(&id, |message| message.id).ok()?;
+                queue.get_mut(index)
+            })
+    }
+
+    /// The messages that may leave, apart from the pace.
+    fn free(&self) -> impl Iterator<Item = &Message> {
+        let shared = self.shared;
+        self.waiting
+            .iter()
+            .filter(move |message| message.is_free(shared))
     }
 
     /// When [`Outbox::poll_delivery`] has the next message, if nothing else
@@ -317,11 +333,11 @@ impl Outbox {
         }
         let ready = self.pace.ready_at();
         if self.draining || self.overflow > 0 || !self.alerts.is_empty() {
-            let idle = self.waiting.is_empty() && self.overflow == 0 && self.alerts.is_empty();
+            let idle = self.overflow == 0 && self.alerts.is_empty() && self.free().next().is_none();
             return (!idle).then_some(ready);
         }
-        let free = |message: &Message| message.held.unwrap_or(Timestamp::MIN);
-        let first = self.waiting.iter().map(free).min()?;
+        let fresh = |message: &Message| message.held.unwrap_or(Timestamp::MIN);
+        let first = self.free().map(fresh).min()?;
         Some(ready.max(first))
     }
 
@@ -340,17 +356,17 @@ impl Outbox {
         let (flight, body) = if let Some(alert) = self.alerts.pop_front() {
             (Flight::alert(id, alert.clone()), Body::Alert(alert))
         } else if self.must_fold(now) {
-            let waiting = std::mem::take(&mut self.waiting);
-            self.digest(id, waiting)
+            let messages = self.take_free(|_| true);
+            self.digest(id, messages)
         } else {
-            let due =
-                |message: &Message| self.draining || message.held.is_none_or(|held| held <= now);
+            let due = |message: &Message| {
+                message.is_free(self.shared)
+                    && (self.draining || message.held.is_none_or(|held| held <= now))
+            };
             let at = self.waiting.iter().position(due)?;
-            if self.waiting.get(at)?.is_old(now, self.max_age) {
-                let old;
-                (old, self.waiting) = std::mem::take(&mut self.waiting)
-                    .into_iter()
-                    .partition(|message| message.is_old(now, self.max_age));
+            let max_age = self.max_age;
+            if self.waiting.get(at)?.is_old(now, max_age) {
+                let old = self.take_free(|message| message.is_old(now, max_age));
                 self.digest(id, old)
             } else {
                 let message = self.waiting.remove(at)?;
@@ -369,6 +385,16 @@ impl Outbox {
         Some(Delivery { id, body })
     }
 
+    /// Takes out the messages that may leave and are `wanted`.
+    fn take_free(&mut self, wanted: impl Fn(&Message) -> bool) -> VecDeque<Message> {
+        let shared = self.shared;
+        let taken;
+        (taken, self.waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|message| message.is_free(shared) && wanted(message));
+        taken
+    }
+
     /// One delivery of many messages, and of all that found no room.
     fn digest(&mut self, id: DeliveryId, messages: VecDeque<Message>) -> (Flight, Body) {
         let overflow = std::mem::take(&mut self.overflow);
@@ -385,11 +411,10 @@ impl Outbox {
             return true;
         }
         if self.draining {
-            return self.waiting.len() > 1;
+            return self.free().nth(1).is_some();
         }
         let mut fresh = self
-            .waiting
-            .iter()
+            .free()
             .filter(|message| !message.is_old(now, self.max_age));
         let Some(oldest) = fresh.next() else {
             return false;
@@ -397,71 +422,5 @@ impl Outbox {
         let waited = now.duration_since(oldest.queued);
         let others = fresh.take(BACKLOG).count();
         others > 0 && (waited > MAX_WAIT || (others >= BACKLOG && waited >= PATIENCE))
-    }
-
-    /// Takes the outcome of the attempt under way: what it meant, and the fates
-    /// of the keys it settled. None for an attempt that is not under way.
-    pub(super) fn handle_outcome(
-        &mut self,
-        id: DeliveryId,
-        outcome: Outcome,
-        now: Timestamp,
-    ) -> Option<(Settled, Vec<Fate>)> {
-        self.pace.handle_now(now);
-        let flight = self.flight.take_if(|flight| flight.id == id)?;
-        let events = flight.events;
-        self.rest_changed = true;
-        match outcome {
-            Outcome::Accepted => {
-                self.pace.handle_accepted();
-                if flight.messages.len() > 1 {
-                    self.counts.folded += flight.messages.len() as u64;
-                }
-                self.note(&flight);
-                Some((Settled::Told { events }, flight.into_fates(true)))
-            }
-            Outcome::Final(status) => {
-                self.pace.handle_accepted();
-                self.counts.dropped += flight.messages.len() as u64;
-                self.note(&flight);
-                for message in &flight.messages {
-                    self.dead.push(DeadLetter {
-                        id: message.id.0,
-                        refused_at: now,
-                        status,
-                        key: message.key.clone(),
-                        notice: message.notice.clone(),
-                    });
-                }
-                Some((Settled::Dropped { events }, flight.into_fates(false)))
-            }
-            Outcome::RetryAfter(_) | Outcome::Retry => {
-                match outcome {
-                    Outcome::RetryAfter(wait) => self.pace.handle_retry_after(wait, now),
-                    _ => self.pace.handle_failure(now),
-                }
-                self.wait_again(flight);
-                let at = self.pace.ready_at();
-                Some((Settled::Again { at }, Vec::new()))
-            }
-        }
-    }
-
-    /// Puts what was under way back into its old places.
-    fn wait_again(&mut self, flight: Flight) {
-        self.waiting.extend(flight.messages);
-        self.waiting
-            .make_contiguous()
-            .sort_by_key(|message| message.id);
-        self.overflow += flight.overflow;
-        if let Some(alert) = flight.alert {
-            self.alerts.push_front(alert);
-        }
-    }
-
-    fn note(&mut self, flight: &Flight) {
-        for message in &flight.messages {
-            self.changed.note(|| message.id);
-        }
     }
 }

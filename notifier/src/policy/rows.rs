@@ -25,7 +25,7 @@ pub enum Table {
     DeadLetters,
     /// By log, the events that were decided after its last stored position.
     Known,
-    /// One row of all that is single: the pace and counts.
+    /// What is single: the pace and counts, and the sidecar's name.
     Rest,
 }
 

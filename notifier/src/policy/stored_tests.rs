@@ -1,6 +1,5 @@
 //! The policy, killed and started again: what it stores is what it was.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,48 +8,10 @@ use proptest::prelude::*;
 
 use super::dead::MAX_DEAD;
 use super::message::{Alert, Body};
-use super::rows::{Changes, Stored, Table};
-use super::testing::{activation, at, refusal};
+use super::rows::Table;
+use super::testing::{Disk, activation, at, refusal};
 use super::{Outcome, Policy, Selection, Settings, Settled};
 use crate::event::{Dedup, EventTime};
-
-/// What a database would hold.
-#[derive(Clone, Default, PartialEq, Debug)]
-struct Disk(BTreeMap<(Table, Vec<u8>), Vec<u8>>);
-
-impl Disk {
-    fn write(&mut self, changes: Changes) {
-        if changes.whole {
-            self.0.clear();
-        }
-        for row in changes.rows {
-            match row.value {
-                Some(value) => self.0.insert((row.table, row.key), value),
-                None => self.0.remove(&(row.table, row.key)),
-            };
-        }
-    }
-
-    fn rows(&self) -> Stored {
-        self.0
-            .iter()
-            .map(|((table, key), value)| (*table, key.clone(), value.clone()))
-            .collect()
-    }
-
-    fn start(&self) -> Policy {
-        let mut policy = Policy::restore(Settings::default(), 1, &self.rows()).unwrap();
-        policy.follow("vlmcsd.log".into());
-        policy
-    }
-
-    fn bytes(&self) -> usize {
-        self.0
-            .iter()
-            .map(|((_, key), value)| key.len() + value.len())
-            .sum()
-    }
-}
 
 /// The `n`th event of the log is decided.
 fn decide(policy: &mut Policy, n: u64, ip: &str, now: Timestamp) -> Dedup {

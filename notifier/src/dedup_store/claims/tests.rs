@@ -49,7 +49,7 @@ fn verdicts(claims: &mut Claims) -> Vec<(u64, Verdict)> {
 
 #[test]
 fn a_free_key_is_claimed_renewed_and_made_final() {
-    let (mut claims, mut store, t) = (Claims::new(WINDOW), ModelStore::default(), start());
+    let (mut claims, mut store, t) = (Claims::new(WINDOW, 1), ModelStore::default(), start());
     claims.handle_post(Ticket(1), key(1), event(1), t);
     assert_eq!(claims.next_due(), Some(t));
     assert_eq!(exchange(&mut claims, &mut store, t), Some(1));
@@ -59,24 +59,27 @@ fn a_free_key_is_claimed_renewed_and_made_final() {
     assert_eq!(exchange(&mut claims, &mut store, t + RENEW), Some(1));
     assert!(verdicts(&mut claims).is_empty());
 
-    claims.handle_told(Ticket(1), t + RENEW);
+    claims.handle_told(Ticket(1), key(1), event(1), t + RENEW);
     let told = claims.poll_requests(t + RENEW);
     let act = Act::Tell(WINDOW);
     assert_eq!(
         told,
         [Request {
             key: key(1),
-            event: event(1),
+            holder: Holder {
+                event: event(1),
+                sidecar: 1
+            },
             act
         }]
     );
-    claims.handle_answers(Ok(vec![Answer::Told]), t + RENEW);
+    claims.handle_answers(Ok(vec![Answer::Told { left: WINDOW }]), t + RENEW);
     assert_eq!((claims.next_due(), claims.counts().granted), (None, 1));
 }
 
 #[test]
 fn who_lost_waits_for_the_other_and_hears_how_it_ended() {
-    let (mut ours, mut theirs) = (Claims::new(WINDOW), Claims::new(WINDOW));
+    let (mut ours, mut theirs) = (Claims::new(WINDOW, 1), Claims::new(WINDOW, 1));
     let (mut store, mut t) = (ModelStore::default(), start());
     theirs.handle_post(Ticket(7), key(1), event(7), t);
     exchange(&mut theirs, &mut store, t);
@@ -101,17 +104,30 @@ fn who_lost_waits_for_the_other_and_hears_how_it_ended() {
         verdicts(&mut theirs),
         [(7, Verdict::Post), (7, Verdict::Hold)]
     );
-    ours.handle_told(Ticket(1), t);
+    ours.handle_told(Ticket(1), key(1), event(1), t);
     exchange(&mut ours, &mut store, t);
     t += ASK_AGAIN;
     exchange(&mut theirs, &mut store, t);
-    assert_eq!(verdicts(&mut theirs), [(7, Verdict::Repeat)]);
+    let left = WINDOW - ASK_AGAIN;
+    assert_eq!(verdicts(&mut theirs), [(7, Verdict::Repeat { left })]);
     assert_eq!((theirs.next_due(), theirs.counts().repeats), (None, 1));
 }
 
 #[test]
+fn sidecars_that_read_the_same_log_do_not_share_a_claim() {
+    let (mut ours, mut theirs) = (Claims::new(WINDOW, 1), Claims::new(WINDOW, 2));
+    let (mut store, t) = (ModelStore::default(), start());
+    for claims in [&mut ours, &mut theirs] {
+        claims.handle_post(Ticket(1), key(1), event(1), t);
+        exchange(claims, &mut store, t);
+    }
+    assert_eq!(verdicts(&mut ours), [(1, Verdict::Post)]);
+    assert!(verdicts(&mut theirs).is_empty());
+}
+
+#[test]
 fn what_is_given_up_is_free_at_once() {
-    let (mut ours, mut theirs) = (Claims::new(WINDOW), Claims::new(WINDOW));
+    let (mut ours, mut theirs) = (Claims::new(WINDOW, 1), Claims::new(WINDOW, 1));
     let (mut store, t) = (ModelStore::default(), start());
     theirs.handle_post(Ticket(7), key(1), event(7), t);
     exchange(&mut theirs, &mut store, t);
@@ -125,16 +141,16 @@ fn what_is_given_up_is_free_at_once() {
 #[test]
 fn a_restart_finds_its_claims_and_what_it_told() {
     let (mut store, t) = (ModelStore::default(), start());
-    let mut killed = Claims::new(WINDOW);
+    let mut killed = Claims::new(WINDOW, 1);
     for number in [1, 2] {
         killed.handle_post(Ticket(number.into()), key(number), event(number), t);
     }
     exchange(&mut killed, &mut store, t);
-    killed.handle_told(Ticket(2), t);
+    killed.handle_told(Ticket(2), key(2), event(2), t);
     exchange(&mut killed, &mut store, t);
 
     // Its own state did not get to keep that 2 was told.
-    let mut restarted = Claims::new(WINDOW);
+    let mut restarted = Claims::new(WINDOW, 1);
     for number in [1, 2] {
         restarted.handle_post(Ticket(number.into()), key(number), event(number), t);
     }
@@ -143,17 +159,18 @@ fn a_restart_finds_its_claims_and_what_it_told() {
     exchange(&mut restarted, &mut store, t);
     assert_eq!(
         verdicts(&mut restarted),
-        [(1, Verdict::Post), (2, Verdict::Repeat)]
+        [(1, Verdict::Post), (2, Verdict::Repeat { left: WINDOW })]
     );
-    let mut other = Claims::new(WINDOW);
+    let mut other = Claims::new(WINDOW, 1);
     other.handle_post(Ticket(9), key(3), event(9), t);
     exchange(&mut other, &mut store, t);
-    assert_eq!(verdicts(&mut other), [(9, Verdict::Repeat)]);
+    let left = WINDOW / 2;
+    assert_eq!(verdicts(&mut other), [(9, Verdict::Repeat { left })]);
 }
 
 #[test]
 fn a_store_that_is_down_holds_nothing_up_and_is_told_of_later() {
-    let (mut claims, mut store, t) = (Claims::new(WINDOW), ModelStore::default(), start());
+    let (mut claims, mut store, t) = (Claims::new(WINDOW, 1), ModelStore::default(), start());
     claims.handle_post(Ticket(1), key(1), event(1), t);
     assert_eq!(claims.poll_requests(t).len(), 1);
     assert_eq!(
@@ -166,7 +183,7 @@ fn a_store_that_is_down_holds_nothing_up_and_is_told_of_later() {
     claims.handle_post(Ticket(2), key(2), event(2), t);
     assert!(claims.poll_requests(t).is_empty());
     assert_eq!(verdicts(&mut claims), [(2, Verdict::Post)]);
-    claims.handle_told(Ticket(1), t);
+    claims.handle_told(Ticket(1), key(1), event(1), t);
 
     // It is asked again, less and less often, and lost once.
     let mut now = t;
@@ -196,8 +213,26 @@ fn a_store_that_is_down_holds_nothing_up_and_is_told_of_later() {
 }
 
 #[test]
+fn a_probe_finds_out_whether_the_store_answers() {
+    let (mut claims, mut store, t) = (Claims::new(WINDOW, 1), ModelStore::default(), start());
+    assert!(claims.poll_requests(t).is_empty());
+    claims.handle_probe();
+    claims.handle_probe();
+    assert_eq!(claims.poll_requests(t).len(), 1);
+    claims.handle_probe();
+    assert!(claims.has_news());
+    claims.handle_answers(Err(down()), t);
+    assert!(!claims.is_up() && !claims.has_news());
+    // It goes on by itself until there is an answer.
+    let again = claims.next_due().unwrap();
+    assert_eq!(exchange(&mut claims, &mut store, again), Some(1));
+    assert!(claims.is_up());
+    assert_eq!(exchange(&mut claims, &mut store, again), None);
+}
+
+#[test]
 fn anothers_claim_is_waited_out_even_where_the_store_is_down() {
-    let (mut claims, t) = (Claims::new(WINDOW), start());
+    let (mut claims, t) = (Claims::new(WINDOW, 1), start());
     claims.handle_post(Ticket(1), key(1), event(1), t);
     claims.poll_requests(t);
     let expires_in = Duration::from_secs(20);
@@ -214,7 +249,7 @@ fn anothers_claim_is_waited_out_even_where_the_store_is_down() {
 
 #[test]
 fn everything_is_bounded() {
-    let (mut claims, t) = (Claims::new(WINDOW), start());
+    let (mut claims, t) = (Claims::new(WINDOW, 1), start());
     for number in 0..MAX_CLAIMS as u64 + 5 {
         claims.handle_post(Ticket(number), key(1), event(1), t);
     }
@@ -267,7 +302,7 @@ proptest! {
         let (mut store, mut now) = (ModelStore::default(), start());
         let mut told: BTreeMap<StoreKey, Vec<Instant>> = BTreeMap::new();
         let mut sidecars: Vec<Sidecar> = (0..3)
-            .map(|_| Sidecar { claims: Claims::new(WINDOW), outbox: BTreeMap::new(), granted: vec![] })
+            .map(|_| Sidecar { claims: Claims::new(WINDOW, 1), outbox: BTreeMap::new(), granted: vec![] })
             .collect();
         let mut number = 0;
         // At the end all that waits is delivered, the others' claims too.
@@ -283,9 +318,9 @@ proptest! {
                 Op::Deliver(at) => {
                     let sidecar = &mut sidecars[at];
                     for ticket in sidecar.granted.drain(..) {
-                        let (key, _) = sidecar.outbox.remove(&ticket).unwrap();
+                        let (key, event) = sidecar.outbox.remove(&ticket).unwrap();
                         told.entry(key).or_default().push(now);
-                        sidecar.claims.handle_told(ticket, now);
+                        sidecar.claims.handle_told(ticket, key, event, now);
                     }
                 }
                 Op::Refuse(at) => {
@@ -297,7 +332,7 @@ proptest! {
                 }
                 Op::Restart(at) => {
                     let sidecar = &mut sidecars[at];
-                    sidecar.claims = Claims::new(WINDOW);
+                    sidecar.claims = Claims::new(WINDOW, 1);
                     sidecar.granted.clear();
                     for (ticket, (key, event)) in &sidecar.outbox {
                         sidecar.claims.handle_post(*ticket, *key, *event, now);
@@ -312,7 +347,7 @@ proptest! {
                     match verdict {
                         Verdict::Post => sidecar.granted.push(ticket),
                         Verdict::Hold => {}
-                        Verdict::Repeat => {
+                        Verdict::Repeat { .. } => {
                             let (key, _) = sidecar.outbox.remove(&ticket).unwrap();
                             prop_assert!(told.contains_key(&key));
                         }

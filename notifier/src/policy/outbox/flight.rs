@@ -2,9 +2,35 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::{Fate, Message};
+use jiff::Timestamp;
+
+use super::shared::Clearance;
+use super::{Message, MessageId};
 use crate::policy::dedup::Key;
-use crate::policy::message::{Alert, DeliveryId, Digest, MAX_ROWS};
+use crate::policy::message::{Alert, DeliveryId, Digest, MAX_ROWS, Notice};
+
+/// What became of a message that is gone from the outbox.
+#[derive(Debug)]
+pub(in crate::policy) struct Fate {
+    pub(in crate::policy) key: Key,
+    pub(in crate::policy) message: MessageId,
+    pub(in crate::policy) notice: Notice,
+    pub(in crate::policy) end: End,
+}
+
+/// Whether anybody was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::policy) enum End {
+    /// A reader saw it.
+    Told {
+        /// Events that joined too late to be mentioned.
+        unmentioned: u64,
+    },
+    /// No reader saw it: it was refused for good, or only counted.
+    Untold,
+    /// Another sidecar told of its key then.
+    Elsewhere(Timestamp),
+}
 
 /// The attempt under way.
 #[derive(Debug, Default)]
@@ -51,6 +77,11 @@ impl Flight {
         }
     }
 
+    /// The messages that nobody told of, should this attempt fail for good.
+    pub(super) fn untold(&self) -> impl Iterator<Item = &Message> {
+        self.messages.iter().filter(|message| !message.is_told())
+    }
+
     pub(super) fn into_fates(self, accepted: bool) -> Vec<Fate> {
         let Self {
             messages,
@@ -58,11 +89,15 @@ impl Flight {
             listed,
             ..
         } = self;
-        let fate = |(message, shown): (Message, u64)| Fate {
-            told: (accepted && listed.contains(&message.key))
-                .then(|| message.notice.count.saturating_sub(shown)),
-            key: message.key,
-            message: message.id,
+        let fate = |(message, shown): (Message, u64)| {
+            let end = match message.clearance {
+                _ if accepted && listed.contains(&message.key) => End::Told {
+                    unmentioned: message.notice.count.saturating_sub(shown),
+                },
+                Clearance::Told(at) => End::Elsewhere(at),
+                _ => End::Untold,
+            };
+            message.into_fate(end)
         };
         messages.into_iter().zip(shown).map(fate).collect()
     }

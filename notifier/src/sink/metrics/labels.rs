@@ -82,10 +82,12 @@ pub enum Evicted {
     KnownEvent,
     /// An unfinished request that another version had stored.
     StoredRequest,
+    /// What the shared dedup store was to hear and never did.
+    FinalClaim,
 }
 
 impl Evicted {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Connection,
         Self::Block,
         Self::WaitingEvent,
@@ -95,6 +97,7 @@ impl Evicted {
         Self::DeadLetter,
         Self::KnownEvent,
         Self::StoredRequest,
+        Self::FinalClaim,
     ];
 
     /// The value of the label `what`.
@@ -110,6 +113,7 @@ impl Evicted {
             Self::DeadLetter => "dead_letter",
             Self::KnownEvent => "known_event",
             Self::StoredRequest => "stored_request",
+            Self::FinalClaim => "final_claim",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! hub reports events to it and each log's reader reports to its [`LogMetrics`];
 //! the HTTP server asks for the text.
 
+mod dedup_store;
 mod labels;
 mod state;
 
@@ -22,9 +23,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::dedup_store::claims::Counts;
 use crate::event::{Attribution, Dedup, Event, Kind};
 use crate::source::Rotation;
 
+use dedup_store::DedupStoreMetrics;
 use state::StateMetrics;
 
 pub use kms_core::exposition::Format;
@@ -74,6 +77,7 @@ struct Inner {
     notification_seconds: Histogram,
     dead_letters: Gauge<u64, AtomicU64>,
     state: StateMetrics,
+    dedup_store: DedupStoreMetrics,
     lines: Family<labels::LogClass, Counter>,
     bytes: Family<labels::Log, Counter>,
     lag: Family<labels::Log, Gauge<u64, AtomicU64>>,
@@ -149,6 +153,7 @@ impl Metrics {
                 "Messages refused for good and kept",
             ),
             state: StateMetrics::new(&mut registry),
+            dedup_store: DedupStoreMetrics::new(&mut registry),
             lines: add(
                 &mut registry,
                 "kms_notifier_lines",
@@ -352,6 +357,26 @@ impl Metrics {
     /// Counts a state that was unreadable and set aside.
     pub fn state_set_aside(&self, n: u64) {
         self.0.state.set_aside(n);
+    }
+
+    /// Counts activations that another sidecar told of, as it turned out after
+    /// they were counted by [`Metrics::observe`].
+    pub fn told_elsewhere(&self, product: &'static str, n: u64) {
+        self.0
+            .dedup_skipped
+            .get_or_create(&labels::Product { product })
+            .inc_by(n);
+    }
+
+    /// Says whether the shared dedup store answers.
+    pub fn dedup_store_up(&self, up: bool) {
+        self.0.dedup_store.up(up);
+    }
+
+    /// Counts what the shared dedup store was asked since the last time.
+    pub fn dedup_store(&self, new: Counts) {
+        self.0.dedup_store.count(new);
+        self.evicted(Evicted::FinalClaim, new.forgotten);
     }
 
     /// Says how long one attempt to deliver a message took, from its start to

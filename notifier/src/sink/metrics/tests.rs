@@ -97,11 +97,16 @@ fn what_exists_from_the_start() {
     kms_notifier_bytes_total{log="kms"} 0
     kms_notifier_bytes_total{log="stdin"} 0
     kms_notifier_dead_letters 0
+    kms_notifier_dedup_claims_total{outcome="alone"} 0
+    kms_notifier_dedup_claims_total{outcome="granted"} 0
+    kms_notifier_dedup_claims_total{outcome="repeat"} 0
+    kms_notifier_dedup_store_failures_total 0
     kms_notifier_evictions_total{what="block"} 0
     kms_notifier_evictions_total{what="connection"} 0
     kms_notifier_evictions_total{what="cut_line"} 0
     kms_notifier_evictions_total{what="dead_letter"} 0
     kms_notifier_evictions_total{what="dedup_key"} 0
+    kms_notifier_evictions_total{what="final_claim"} 0
     kms_notifier_evictions_total{what="known_event"} 0
     kms_notifier_evictions_total{what="message"} 0
     kms_notifier_evictions_total{what="stored_request"} 0
@@ -347,6 +352,10 @@ fn the_whole_classic_text() {
     # TYPE kms_notifier_state_size_bytes gauge
     # HELP kms_notifier_state_set_aside_total States that were unreadable and were set aside.
     # TYPE kms_notifier_state_set_aside_total counter
+    # HELP kms_notifier_dedup_claims_total Messages by what the shared dedup store said of them.
+    # TYPE kms_notifier_dedup_claims_total counter
+    # HELP kms_notifier_dedup_store_failures_total Calls to the shared dedup store that failed.
+    # TYPE kms_notifier_dedup_store_failures_total counter
     # HELP kms_notifier_lines_total Log lines by what they were.
     # TYPE kms_notifier_lines_total counter
     kms_notifier_lines_total{log="kms",class="accepted"} 5
