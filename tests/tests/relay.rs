@@ -46,6 +46,8 @@ fn the_notifier_reads_a_relays_log() {
         "--log-ids",
         "--log-detail",
         "verbose",
+        "--admin",
+        "127.0.0.1:0",
     ]);
     let nobody = "00000000-0000-0000-0000-000000000007";
     let unknown = [
@@ -64,6 +66,8 @@ fn the_notifier_reads_a_relays_log() {
     for _ in 0..5 {
         drop(TcpStream::connect(address).unwrap());
     }
+    // What still waits in the kernel when it stops is in no log.
+    relay.wait_for_sample("kms_core_connections_total", |value| value == 11.0);
     relay.terminate();
     assert!(relay.wait().success());
 
