@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use e2e::{FakeSlack, Recording, Sidecar, notifier};
+use e2e::{FakeSlack, Recording, Sidecar, kms_core, notifier};
 
 fn page(name: &str) -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
@@ -90,8 +90,8 @@ fn every_metric_is_described_with_its_labels() {
 }
 
 /// The options of a command's help: the name, and the default that it states.
-fn options(command: &str) -> BTreeMap<String, Option<String>> {
-    let output = notifier()
+fn options(mut program: Command, command: &str) -> BTreeMap<String, Option<String>> {
+    let output = program
         .args([command, "--help"])
         // One line for each option.
         .env("COLUMNS", "1000")
@@ -101,7 +101,7 @@ fn options(command: &str) -> BTreeMap<String, Option<String>> {
     let option = |line: &str| {
         let line = line.trim_start();
         let line = line.strip_prefix("-h, ").unwrap_or(line);
-        let end = line.find(|c: char| !(c.is_ascii_lowercase() || c == '-'));
+        let end = line.find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'));
         let (name, rest) = line.split_at(end.unwrap_or(line.len()));
         let default = rest
             .split_once("[default: ")
@@ -119,7 +119,7 @@ fn every_option_is_described_with_its_variable_and_default() {
     let rows = rows(&page("configuration.md"), "--");
     let mut known = BTreeSet::new();
     for command in ["run", "check-config", "test-notify", "replay", "explain"] {
-        for (name, default) in options(command) {
+        for (name, default) in options(notifier(), command) {
             let row = rows
                 .get(&name)
                 .unwrap_or_else(|| panic!("{name} of {command} is not in docs/configuration.md"));
@@ -142,4 +142,31 @@ fn every_option_is_described_with_its_variable_and_default() {
     }
     let described: BTreeSet<String> = rows.into_keys().collect();
     assert_eq!(known, described);
+}
+
+#[test]
+fn every_option_of_the_lab_host_is_described_with_its_default() {
+    let rows = rows(&page("kms-core.md"), "--");
+    let known = options(kms_core(), "serve");
+    for (name, default) in &known {
+        let row = rows
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} is not in docs/kms-core.md"));
+        let default = default.as_deref().unwrap_or_default();
+        assert!(row.contains(default), "{name}: {default} is not in {row}");
+    }
+    assert!(rows.keys().eq(known.keys()), "{rows:?}");
+}
+
+#[test]
+fn every_metric_of_the_lab_host_is_described_with_its_labels() {
+    let server = Sidecar::spawn(kms_core().args([
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+    ]));
+    let described: BTreeSet<String> = rows(&page("kms-core.md"), "kms_").into_keys().collect();
+    assert_eq!(exported(&server.metrics()), described);
 }

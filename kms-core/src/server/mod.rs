@@ -45,9 +45,11 @@ mod log;
 mod metrics;
 mod proxy;
 mod respond;
+mod service;
 
-pub use listen::{Connection, End, Front, FrontSettings, Service, Stop};
+pub use listen::{Front, FrontSettings};
 pub use log::{HOLD_BACK, Log, LogSettings, MAX_WAITING, Target};
 pub use metrics::{Metrics, Snapshot};
 pub use proxy::{MAX_PROXY_HEADER, ProxyOutcome};
 pub use respond::{Responder, ResponderSettings, fill_random};
+pub use service::{Connection, End, Service, Stop};
