@@ -25,7 +25,7 @@ pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
 pub use recorded::{Recording, check_at_once, recordings, replay};
 pub use redis::RedisServer;
-pub use sidecar::Sidecar;
+pub use sidecar::{Sidecar, poll};
 pub use slack::{Behaviour, FakeSlack, Post};
 pub use visit::{Visit, server_started, server_stopped};
 pub use watch::Watch;
