@@ -4,6 +4,7 @@
 //! Everything here waits for an event with [`DEADLINE`] as the bound, and panics
 //! with what it saw when the deadline passes: these are tests' tools.
 
+mod crowd;
 mod exposition;
 mod inert;
 mod log_writer;
@@ -20,6 +21,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+pub use crowd::{Crowd, Lab, Visitor};
 pub use exposition::{Exposition, Sample};
 pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
