@@ -121,7 +121,11 @@ impl Crowd {
 }
 
 impl Visitor {
-    async fn ask(self, connection: &mut Connection<TcpStream>, number: usize) -> Action {
+    /// Asks, on a connection that has bound; `number` makes its machine id.
+    ///
+    /// # Panics
+    /// When there is no answer, or one that the lab suite does not open.
+    pub async fn ask(self, connection: &mut Connection<TcpStream>, number: usize) -> Action {
         let products = catalog::products();
         let product = products
             .get(self.product % products.len())
