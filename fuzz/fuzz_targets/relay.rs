@@ -1,36 +1,43 @@
-//! A relayed session of anything: how the bytes are cut does not matter to what is
-//! made out, and what is kept of them is bounded.
+//! A relay's copy of a session bears any bytes from either side, in any pieces, and
+//! shows the same of them however they are cut.
 #![no_main]
 
+use kms_core::client::{Association, Offer};
 use kms_core::pdu::MAX_FRAGMENT;
 use kms_core::relay::{First, Observer, Sight, first_pdu};
 use libfuzzer_sys::fuzz_target;
-
-/// Both directions in turns: a byte says how long the next piece is, which way it
-/// goes, and whether it is fed in one.
-fn watch(input: &[u8], by_byte: bool) -> Vec<Sight> {
-    let mut observer = Observer::default();
-    let mut sights = Vec::new();
-    let mut rest = input;
-    while let Some((head, tail)) = rest.split_first() {
-        let len = (usize::from(head >> 1) * 4).min(tail.len());
-        let (piece, tail) = tail.split_at(len);
-        rest = tail;
-        let chunk = if by_byte { 1 } else { len.max(1) };
-        for bytes in piece.chunks(chunk) {
-            let see = &mut |sight| sights.push(sight);
-            match head & 1 {
-                0 => observer.client(bytes, see),
-                _ => observer.upstream(bytes, see),
-            }
-        }
-    }
-    sights
-}
 
 fuzz_target!(|input: &[u8]| {
     if let First::NeedMore { total } = first_pdu(input) {
         assert!(total > input.len() && total <= usize::from(MAX_FRAGMENT));
     }
-    assert_eq!(watch(input, false), watch(input, true));
+    let Some((&way, bytes)) = input.split_first() else {
+        return;
+    };
+    // Who speaks first, and where the other one begins.
+    let (from_client, at) = (way & 1 == 1, usize::from(way >> 1) * 8);
+    let (first, second) = bytes.split_at(at.min(bytes.len()));
+    assert_eq!(
+        watch(from_client, first, second, 7),
+        watch(from_client, first, second, usize::MAX)
+    );
 });
+
+fn watch(from_client: bool, first: &[u8], second: &[u8], piece: usize) -> Vec<Sight> {
+    let mut seen = Vec::new();
+    let mut observer = Observer::default();
+    let mut bind = Vec::new();
+    Association::new().bind(Offer::default(), &mut bind);
+    observer.client(&bind, &mut |sight| seen.push(sight));
+    for (from_client, bytes) in [(from_client, first), (!from_client, second)] {
+        for bytes in bytes.chunks(piece) {
+            let mut see = |sight| seen.push(sight);
+            if from_client {
+                observer.client(bytes, &mut see);
+            } else {
+                observer.upstream(bytes, &mut see);
+            }
+        }
+    }
+    seen
+}

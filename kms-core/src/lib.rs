@@ -31,6 +31,7 @@ pub mod cursor;
 #[cfg(feature = "server")]
 pub mod doctor;
 pub mod endpoint;
+#[cfg(feature = "http")]
 pub mod exposition;
 pub mod hresult;
 #[cfg(feature = "http")]
@@ -40,7 +41,6 @@ pub mod license;
 pub mod limits;
 pub mod message;
 pub mod pdu;
-#[cfg(feature = "server")]
 pub mod relay;
 pub mod responder;
 #[cfg(feature = "server")]

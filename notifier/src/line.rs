@@ -459,8 +459,8 @@ fn rare(text: &[u8]) -> Kind<'_> {
         }
     }
     // kms-core's relay knows the code, and no reason.
-    if let Some(rest) = text.strip_prefix(b"Refused by the upstream (") {
-        return refusal(text, rest, 0);
+    if let Some(code @ [b' ', ..]) = text.strip_prefix(b"Refused by the upstream") {
+        return refusal(text, code, 0);
     }
     if let Some(kind) = refused_alone(text).or_else(|| relayed(text)) {
         return kind;

@@ -4,6 +4,7 @@
 //! Everything here waits for an event with [`DEADLINE`] as the bound, and panics
 //! with what it saw when the deadline passes: these are tests' tools.
 
+mod browser;
 mod crowd;
 mod exposition;
 mod inert;
@@ -21,6 +22,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+pub use browser::Browser;
 pub use crowd::{Crowd, Lab, Visitor};
 pub use exposition::{Exposition, Sample};
 pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
@@ -47,17 +49,39 @@ pub fn notifier_binary() -> &'static Path {
     BINARY.get_or_init(|| binary("kms-notifier"))
 }
 
-/// The `kms-core` binary, likewise.
+/// The `kms-core` binary, in the same way.
 ///
 /// # Panics
 /// When it does not compile.
 #[must_use]
-pub fn kms_core_binary() -> &'static Path {
+pub fn core_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| binary("kms-core"))
 }
 
-fn binary(name: &str) -> PathBuf {
+/// A command that runs `kms-diag` with nothing inherited, on a free port unless
+/// the test says otherwise.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn diag() -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(BINARY.get_or_init(|| binary("kms-diag")));
+    command
+        .env_clear()
+        .env("KMS_DIAG_LISTEN", "[::]:0")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// One of the programs, built from the sources as they are now.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let build = escargot::CargoBuild::new()
         .manifest_path(workspace)
@@ -74,18 +98,6 @@ fn binary(name: &str) -> PathBuf {
     }
 }
 
-/// A command that runs `kms-core` with nothing inherited and nothing on standard
-/// input.
-#[must_use]
-pub fn kms_core() -> Command {
-    let mut command = Command::new(kms_core_binary());
-    command
-        .env_clear()
-        .env("NO_COLOR", "1")
-        .stdin(Stdio::null());
-    command
-}
-
 /// A command that runs `kms-notifier` with nothing inherited: a webhook in the
 /// environment of whoever runs the tests must not be posted to. Standard input
 /// is empty and metrics get a free port, unless the test says otherwise.
@@ -97,6 +109,17 @@ pub fn notifier() -> Command {
         .env("METRICS_PORT", "0")
         // Recordings are old news, and are to be posted all the same.
         .env("KMS_NOTIFIER_POST_MAX_AGE", "876000h")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A command that runs `kms-core` with nothing inherited.
+#[must_use]
+pub fn core() -> Command {
+    let mut command = Command::new(core_binary());
+    command
+        .env_clear()
         .env("NO_COLOR", "1")
         .stdin(Stdio::null());
     command

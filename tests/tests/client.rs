@@ -9,12 +9,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Output;
 use std::thread;
 
-use e2e::{Sidecar, json_lines, kms_core};
+use e2e::{Sidecar, core, json_lines};
 use serde_json::Value;
 
 fn serve(arguments: &[&str]) -> (Sidecar, SocketAddr) {
     let server = Sidecar::spawn(
-        kms_core()
+        core()
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments),
     );
@@ -23,7 +23,7 @@ fn serve(arguments: &[&str]) -> (Sidecar, SocketAddr) {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    kms_core().args(arguments).output().unwrap()
+    core().args(arguments).output().unwrap()
 }
 
 fn code(output: &Output) -> i32 {

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 
-use e2e::{DEADLINE, Sidecar, kms_core};
+use e2e::{DEADLINE, Sidecar, core};
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use rustix::process::Signal;
 
@@ -62,7 +62,7 @@ impl Server {
     }
 
     fn limits(&self, arguments: &[&str]) -> String {
-        let output = kms_core()
+        let output = core()
             .arg("limits")
             .args(arguments)
             .args(["--admin", &self.admin])
@@ -81,7 +81,7 @@ impl Server {
 
 #[test]
 fn eleven_connections_a_minute_put_one_source_on_the_table_and_nobody_else() {
-    let server = serve(kms_core().args([
+    let server = serve(core().args([
         "serve",
         "--limit-rate",
         "10/60s",
@@ -145,7 +145,7 @@ fn a_hangup_opens_the_log_anew_and_reads_the_limits_again() {
     let [config, log, old] = ["c.toml", "kms.log", "kms.log.1"].map(|name| dir.path().join(name));
     fs::write(&config, "log-stamp = false\nlimit-rate = \"1/60s\"\n").unwrap();
     let server = serve(
-        kms_core()
+        core()
             .args(["serve", "--config"])
             .arg(&config)
             .env("KMS_CORE_LOG", &log)
@@ -253,7 +253,7 @@ fn what_is_configured_wrongly_is_named_with_its_fix() {
             ["--config", "/no/such/c.toml"],
         ),
     ] {
-        let mut command = kms_core();
+        let mut command = core();
         command.arg("serve");
         if !arguments.contains(&"--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -271,7 +271,7 @@ fn what_is_configured_wrongly_is_named_with_its_fix() {
         ("a = 1\nb =", ["line 2", "c.toml"]),
     ] {
         let path = file(text);
-        let line = refused(kms_core().args(["serve", "--config", &path]));
+        let line = refused(core().args(["serve", "--config", &path]));
         assert!(words.iter().all(|word| line.contains(word)), "{line}");
     }
 }
@@ -282,7 +282,7 @@ fn the_command_line_beats_the_environment_beats_the_file() {
     let path = dir.path().join("c.toml");
     fs::write(&path, "whitelist = 9").unwrap();
     let file = || {
-        let mut command = kms_core();
+        let mut command = core();
         command.args(["serve", "--config"]).arg(&path);
         command
     };

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 
 use e2e::score::{Event, Figures};
-use e2e::{Crowd, Exposition, Lab, Sidecar, json_lines, kms_core, notifier};
+use e2e::{Crowd, Exposition, Lab, Sidecar, core, json_lines, notifier};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -25,7 +25,7 @@ struct Seen {
 fn watch(crowd: &Crowd, arguments: &[&str]) -> Seen {
     let directory = TempDir::new().unwrap();
     let log = directory.path().join("kms.log");
-    let mut command = kms_core();
+    let mut command = core();
     command.args(["serve", "--listen", "127.0.0.1:0", "--log"]);
     command
         .arg(&log)

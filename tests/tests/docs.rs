@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use e2e::{FakeSlack, Recording, Sidecar, kms_core, notifier};
+use e2e::{FakeSlack, Recording, Sidecar, core, notifier};
 
 fn page(name: &str) -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
@@ -147,7 +147,7 @@ fn every_option_is_described_with_its_variable_and_default() {
 #[test]
 fn every_option_of_the_lab_host_is_described_with_its_default() {
     let rows = rows(&page("kms-core.md"), "--");
-    let known = options(kms_core(), "serve");
+    let known = options(core(), "serve");
     for (name, default) in &known {
         let row = rows
             .get(name)
@@ -160,13 +160,8 @@ fn every_option_of_the_lab_host_is_described_with_its_default() {
 
 #[test]
 fn every_metric_of_the_lab_host_is_described_with_its_labels() {
-    let server = Sidecar::spawn(kms_core().args([
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-    ]));
+    let server =
+        Sidecar::spawn(core().args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]));
     let described: BTreeSet<String> = rows(&page("kms-core.md"), "kms_").into_keys().collect();
     assert_eq!(exported(&server.metrics()), described);
 }

@@ -14,7 +14,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use e2e::{Sidecar, kms_core, poll};
+use e2e::{Sidecar, core, poll};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 const END: &[u8] = b"here the capture ends";
 
 fn serve(arguments: &[&str]) -> (Sidecar, SocketAddr) {
-    let mut command = kms_core();
+    let mut command = core();
     command.args(["serve", "--listen", "127.0.0.1:0"]);
     let server = Sidecar::spawn(command.args(arguments));
     let address = server.listening();
@@ -245,7 +245,7 @@ fn a_foreign_dissector_finds_nothing_malformed() {
     };
     drive(&python, address);
     for arguments in [&["--protocol=4", "--encoding=ndr32"][..], &["--requests=3"]] {
-        let mut request = kms_core();
+        let mut request = core();
         request.arg("request").arg(address.to_string());
         assert!(request.args(arguments).output().unwrap().status.success());
     }

@@ -11,7 +11,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use e2e::{DEADLINE, Sidecar, Visitor, kms_core};
+use e2e::{DEADLINE, Sidecar, Visitor, core};
 use kms_core::client::{Association, Connection, Offer, connect};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -106,7 +106,7 @@ fn hold(connections: usize) {
         raise_descriptor_limit(wanted),
         "{wanted} open files are not allowed here: raise `ulimit -Hn`"
     );
-    let mut command = kms_core();
+    let mut command = core();
     command.args(["serve", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"]);
     // Nobody is idle for too long; only the deadline of a call can cut anybody.
     command.args(["--idle-timeout=600s", "--pdu-timeout=1s"]);

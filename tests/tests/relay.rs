@@ -7,12 +7,12 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 
-use e2e::{Sidecar, kms_core, replay};
+use e2e::{Sidecar, core, replay};
 use serde_json::Value;
 use tempfile::TempDir;
 
 fn start(arguments: &[&str]) -> (Sidecar, SocketAddr) {
-    let command = &mut kms_core();
+    let command = &mut core();
     let running = Sidecar::spawn(command.args(arguments).args(["--listen", "127.0.0.1:0"]));
     let address = running.listening();
     (running, address)
@@ -20,7 +20,7 @@ fn start(arguments: &[&str]) -> (Sidecar, SocketAddr) {
 
 fn ask(address: SocketAddr, arguments: &[&str]) -> Option<i32> {
     let address = address.to_string();
-    let mut request = kms_core();
+    let mut request = core();
     request.args(["request", &address]).args(arguments);
     request.output().unwrap().status.code()
 }
@@ -116,7 +116,7 @@ fn options_come_from_the_file_and_the_environment_too() {
     let (_relay, address) = start(&["relay", "--config", file.to_str().unwrap()]);
     assert_eq!(ask(address, &[]), Some(0));
 
-    let mut command = kms_core();
+    let mut command = core();
     command.env("KMS_CORE_UPSTREAM", upstream.to_string());
     command.args(["relay", "--listen", "127.0.0.1:0"]);
     let relay = Sidecar::spawn(&mut command);

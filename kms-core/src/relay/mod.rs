@@ -5,21 +5,25 @@
 //! reaches an upstream only when its first PDU is a bind for the KMS interface
 //! ([`first_pdu`]); after that, no error of the copy stops its bytes.
 //!
-//! A [`Relay`] is a [`Service`](crate::server::Service): limits, PROXY headers of
-//! balancers, accepted and closed lines and the way to stop are its
-//! [`Front`](crate::server::Front)'s.
+//! With the feature `server`, a `Relay` is a `server::Service`: limits, PROXY headers
+//! of balancers, accepted and closed lines and the way to stop are its `Front`'s.
 
 mod first;
 mod observer;
+#[cfg(feature = "server")]
 mod pipe;
+#[cfg(feature = "server")]
 mod service;
+#[cfg(feature = "server")]
 mod upstream;
 
 use std::time::Duration;
 
 pub use first::{First, Junk, first_pdu};
 pub use observer::{MAX_PENDING, Observer, Outcome, Seen, Sight, Undecoded};
+#[cfg(feature = "server")]
 pub use service::Relay;
+#[cfg(feature = "server")]
 pub use upstream::{MAX_ADDRESSES, Upstreams};
 
 use crate::endpoint::Endpoint;

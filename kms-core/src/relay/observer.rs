@@ -151,10 +151,11 @@ impl Observer {
         self.client.whole
     }
 
-    /// Whether something waits for an answer.
+    /// Whether something waits for an answer, as far as answers can be made out.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        !self.pending.is_empty() || !self.offered.is_empty()
+        let none_waits = self.pending.is_empty() && self.offered.is_empty();
+        !none_waits && !self.upstream.lost
     }
 
     fn client_pdu(&mut self, pdu: &Pdu<'_>, see: &mut dyn FnMut(Sight)) {

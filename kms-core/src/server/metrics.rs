@@ -13,7 +13,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::catalog::Protocol;
-use crate::exposition::{self, Format};
+use crate::exposition::Format;
 use crate::limits;
 use crate::relay::{self, Seen, Undecoded, Upstreams};
 use crate::responder;
@@ -351,12 +351,7 @@ impl Metrics {
                 gauge.set(healthy.into());
             }
         }
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &inner.registry)?;
-        Ok(match format {
-            Format::OpenMetrics => text,
-            Format::Classic => exposition::classic(&text),
-        })
+        format.encode(&inner.registry)
     }
 }
 

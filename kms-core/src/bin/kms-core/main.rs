@@ -40,6 +40,9 @@ enum Command {
     Doctor(doctor::Args),
     /// See and change whom a running server or relay turns away
     Limits(limits::Args),
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Generate(cli::Generate),
 }
 
 /// Why a command ended badly.
@@ -93,6 +96,10 @@ fn main() -> ExitCode {
         Command::Request(args) => block_on(request::run(*args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
+        Command::Generate(what) => what
+            .write(Cli::command())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Failure::usage),
     };
     result.unwrap_or_else(|failure| complain(&failure.message, failure.code))
 }

@@ -117,6 +117,8 @@ pub struct Latency {
 /// What a load came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
+    /// Connections that were opened and bound.
+    pub opened: u64,
     /// What happened.
     pub outcomes: Outcomes,
     /// What the first failure was, in words of this program and of the system.

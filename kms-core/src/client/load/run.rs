@@ -168,6 +168,7 @@ impl Load {
         let elapsed = state.started.zip(state.last);
         let open_loop = self.shared.settings.rate.is_some();
         Report {
+            opened: self.shared.progress.open(),
             outcomes: state.outcomes.clone(),
             first_failure: state.first_failure.clone(),
             elapsed: elapsed.map_or(Duration::ZERO, |(start, last)| last - start),

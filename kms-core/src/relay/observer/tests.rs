@@ -256,6 +256,7 @@ fn a_stream_that_is_lost_is_said_once() {
         observer.upstream(b"HTTP/1.1 200 OK\r\n\r\n", &mut |sight| seen.push(sight));
     }
     assert_eq!(seen, [Sight::Undecoded(Undecoded::UpstreamStream)]);
+    assert!(!observer.is_waiting(), "no answer will be made out");
 }
 
 proptest! {

@@ -223,6 +223,7 @@ fn as_text(report: &Report, interrupted: bool) -> String {
         row("interrupted", &"not all was sent");
     }
     let seconds = report.elapsed.as_secs_f64();
+    row("connections", &report.opened);
     row(
         "replies",
         &format_args!(
@@ -309,6 +310,7 @@ fn as_json(report: &Report, host: &str, address: SocketAddr, interrupted: bool) 
         "interrupted": interrupted,
         "seconds": report.elapsed.as_secs_f64(),
         "per_second": per_second(report),
+        "connections": report.opened,
         "answered": outcomes.answered,
         "refused": refused,
         "failed": failed,

@@ -213,8 +213,9 @@ async fn held_connections_stay_and_those_the_host_drops_are_counted() {
         hold: Duration::from_millis(50),
         ..settings(lab().await)
     };
-    let held = report(idle.clone()).await.outcomes;
-    assert_eq!(held, Outcomes::default());
+    let held = report(idle.clone()).await;
+    assert_eq!(held.outcomes, Outcomes::default());
+    assert_eq!(held.opened, 4);
     let dropped = report(Settings {
         to: closing,
         hold: Duration::from_secs(600),
