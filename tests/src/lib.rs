@@ -14,6 +14,7 @@ mod redis;
 pub mod score;
 mod sidecar;
 mod slack;
+mod tap;
 mod visit;
 mod watch;
 
@@ -31,6 +32,7 @@ pub use recorded::{Recording, check_at_once, recordings, replay};
 pub use redis::RedisServer;
 pub use sidecar::{Sidecar, poll};
 pub use slack::{Behaviour, FakeSlack, Post};
+pub use tap::{Tap, Tape};
 pub use visit::{Visit, server_started, server_stopped};
 pub use watch::Watch;
 

@@ -87,7 +87,6 @@ impl Seen {
     fn assert_hedged(&self) {
         self.assert_all_found();
         let figures = &self.figures;
-        println!("{figures:?}");
         assert_eq!(figures.exact_wrong, 0, "{figures:?}");
         // Nearly all of them say that they do not know.
         let sure = figures.exact + figures.inferred;
