@@ -353,7 +353,7 @@ fn health_is_told_and_nothing_else_is_served() {
     let (status, why) = sidecar.get("/readyz", "*/*");
     assert_eq!(status, 503);
     assert_eq!(why, "not ready: log log waiting for the file to appear\n");
-    for path in ["/", "/metrics/", "/healthz/x"] {
+    for path in ["/x", "/metrics/", "/healthz/x"] {
         assert_eq!(sidecar.get(path, "*/*").0, 404, "{path}");
     }
     std::fs::write(&missing, "").unwrap();
