@@ -148,10 +148,7 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
             ["--slack-timout", "5s"],
             ["'--slack-timout'", "unexpected", "'--slack-timeout'"],
         ),
-        (
-            ["--zzz", "5s"],
-            ["'--zzz'", "unexpected", "--help"],
-        ),
+        (["--zzz", "5s"], ["'--zzz'", "unexpected", "--help"]),
     ] {
         says(&refused(&mut run(&arguments)), &words);
     }
