@@ -191,8 +191,12 @@ mod tests {
             tail in prop::collection::vec(any::<u8>(), 0..160),
         ) {
             let bytes = [head, tail].concat();
-            if let Ok(Some((_, len))) = proxy_header(&bytes) {
+            if let Ok(Some((client, len))) = proxy_header(&bytes) {
                 prop_assert!(len <= bytes.len());
+                prop_assert_eq!(proxy_header(&bytes[..len]), Ok(Some((client, len))));
+                for cut in 0..len {
+                    prop_assert!(!matches!(proxy_header(&bytes[..cut]), Ok(Some(_))));
+                }
             }
         }
     }
