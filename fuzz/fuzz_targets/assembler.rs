@@ -14,8 +14,18 @@ use notifier::source::{LineHandler, Opened};
 const MAX_LINE: usize = 2048;
 
 fuzz_target!(|input: &[u8]| {
-    let mut reader = Reader::new(Arc::from("log"), jiff::tz::TimeZone::UTC, Format::Auto, MAX_LINE);
-    reader.opened(Opened { generation: 0, start: 0, head: None, modified: None });
+    let mut reader = Reader::new(
+        Arc::from("log"),
+        jiff::tz::TimeZone::UTC,
+        Format::Auto,
+        MAX_LINE,
+    );
+    reader.opened(Opened {
+        generation: 0,
+        start: 0,
+        head: None,
+        modified: None,
+    });
     let mut splitter = LineSplitter::new(0, MAX_LINE, 4096);
     splitter.push(input);
     while let Some(line) = splitter.next_line() {

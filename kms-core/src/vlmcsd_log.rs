@@ -93,8 +93,8 @@ impl<'a> LogWriter<'a> {
         }
     }
 
-    /// Marks the connection's lines and both block markers with its number:
-    /// ` [c=17]`. vlmcsd has no such marks.
+    /// Marks the connection's lines, both block markers and both quiet lines with its
+    /// number: ` [c=17]`. vlmcsd has no such marks.
     #[must_use]
     pub fn connection(mut self, number: u64) -> Self {
         self.connection = Some(number);
@@ -227,10 +227,10 @@ impl<'a> LogWriter<'a> {
         let version = request.version;
         let known = [names.product, names.kms_counted, names.application];
         match known.iter().find(|name| **name != UNKNOWN) {
-            Some(product) => self.line(format_args!(
+            Some(product) => self.marker(format_args!(
                 "KMS v{version} request from {name} for {product}"
             )),
-            None => self.line(format_args!(
+            None => self.marker(format_args!(
                 "KMS v{version} request from {name} for {}",
                 request.activation_id
             )),
@@ -241,7 +241,7 @@ impl<'a> LogWriter<'a> {
     pub fn quiet_response(&mut self, response: &BaseResponse, epid_source: &str) {
         let source = text::clean(epid_source.as_bytes(), FREE_TEXT);
         let epid = epid(response);
-        self.line(format_args!("Sending ePID ({source}): {epid}"));
+        self.marker(format_args!("Sending ePID ({source}): {epid}"));
     }
 
     /// Why a request was refused. Wrong lengths leave no line, as in vlmcsd.

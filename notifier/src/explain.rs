@@ -160,10 +160,7 @@ fn scan(
     what: &Explain,
     mut each: impl FnMut(u64, EventId, &[u8]) -> bool,
 ) -> Result<u64, ExplainError> {
-    let input = |error| {
-        let path = what.file.display().to_string();
-        ExplainError::Replay(ReplayError::Input { path, error })
-    };
+    let input = |error| ExplainError::Replay(ReplayError::unreadable(&what.file, error));
     let (mut file, _) = open(&what.file).map_err(input)?;
     let mut splitter = LineSplitter::new(0, what.reading.max_line, READ_SIZE);
     let mut ids: Option<IdMaker> = None;

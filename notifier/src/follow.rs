@@ -242,6 +242,9 @@ impl Follower {
         match progress {
             Progress { ended: true, .. } => LogState::Ended,
             Progress {
+                unreadable: true, ..
+            } => LogState::Unreadable,
+            Progress {
                 waiting_for_file: true,
                 ..
             } => LogState::Waiting,

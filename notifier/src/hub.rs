@@ -56,12 +56,23 @@ pub enum Message {
     LogEnded(Arc<str>),
     /// A delivery came to something.
     Posted(DeliveryId, Posted, Duration),
-    /// New classes, window and style, from a re-read configuration.
-    Reload(Box<(Settings, Style)>),
+    /// The configuration was read again.
+    Reload(Box<Reload>),
     /// Somebody asks about dead letters.
     Control(Request, oneshot::Sender<Reply>),
     /// What the shared dedup store said to the last batch.
     Answers(Result<Vec<Answer>, StoreError>),
+}
+
+/// What a configuration that was read again changes.
+#[derive(Debug)]
+pub struct Reload {
+    /// Classes, window, and what is told.
+    pub settings: Settings,
+    /// How messages look.
+    pub style: Style,
+    /// After how long silence is told; none: never.
+    pub silence_after: Option<Duration>,
 }
 
 /// A message on its way to the poster.
@@ -120,6 +131,9 @@ impl<W: Write> Hub<W> {
     /// The reader of standard output is gone (broken pipe).
     pub async fn run(mut self, inbox: Receiver<Message>) -> io::Result<()> {
         self.count_set_aside(0);
+        for log in self.watches.silent() {
+            self.metrics.log(log).set_silent(true);
+        }
         self.follow(inbox).await?;
         self.save();
         Ok(())
@@ -184,12 +198,17 @@ impl<W: Write> Hub<W> {
                 self.settled(id, &posted);
             }
             Message::Reload(new) => {
-                let (settings, style) = *new;
+                let Reload {
+                    settings,
+                    style,
+                    silence_after,
+                } = *new;
                 if let Some(shared) = &mut self.shared {
                     shared.set_window(settings.dedup_window);
                 }
                 self.policy.reload(settings);
                 self.style = style;
+                self.watches.set_silence_after(silence_after);
                 self.metrics.sources(self.policy.classes().names());
             }
             Message::Control(request, reply) => {
@@ -216,6 +235,15 @@ impl<W: Write> Hub<W> {
                 self.metrics.log(&watched.log).set_silent(silent);
             }
             self.policy.handle_alert(watched.alert);
+            self.keep_watch(&watched.log);
+        }
+    }
+
+    /// What was told of a log is saved with the message about it.
+    fn keep_watch(&mut self, log: &Arc<str>) {
+        if let (Some(store), Some(watch)) = (&mut self.store, self.watches.encode(log)) {
+            store.handle_watch(Arc::clone(log), watch);
+            self.unsaved = true;
         }
     }
 
@@ -287,6 +315,7 @@ impl<W: Write> Hub<W> {
             }
         }
         log.gaps(batch.traffic.gaps);
+        log.lost(batch.traffic.lost);
         self.metrics.evicted(Evicted::CutLine, batch.traffic.cut);
         self.metrics
             .evicted(Evicted::Connection, batch.counters.evicted_connections);
@@ -300,6 +329,9 @@ impl<W: Write> Hub<W> {
         // Whoever sees an event finds it counted, and a position behind an event
         // is stored only after that was printed.
         stdout::print(&mut self.out, &batch.events)?;
+        if batch.position.is_some() {
+            self.keep_watch(&batch.log);
+        }
         if let (Some(position), Some(store)) = (batch.position, &mut self.store) {
             self.policy.handle_position(&batch.log);
             store.handle_log(batch.log, position);

@@ -34,12 +34,16 @@ pub enum Kind<'a> {
         /// `6.0`
         protocol: &'a [u8],
         /// `NAME for PRODUCT`, or the beginning of a name with a line feed in it.
+        /// It may end in a mark, which [`split_mark`] finds, or in text of a client
+        /// that looks like one.
         rest: &'a [u8],
     },
     /// `Sending ePID (SOURCE): EPID` (7.4)
     QuietResponse {
         /// Taken from the right: the source may be a path with `): ` in it.
         epid: &'a [u8],
+        /// The connection, with `--log-ids`.
+        mark: Option<Mark>,
     },
     /// `<<< Incoming KMS request` (7.5)
     RequestMarker(Option<Mark>),
@@ -392,7 +396,8 @@ fn endpoint(text: &[u8]) -> Option<Endpoint<'_>> {
 }
 
 /// Splits ` [c=17]` off the end of a line.
-fn split_mark(text: &[u8]) -> (&[u8], Option<Mark>) {
+#[must_use]
+pub fn split_mark(text: &[u8]) -> (&[u8], Option<Mark>) {
     let split = || {
         let inner = text.strip_suffix(b"]")?;
         let at = inner.len().checked_sub(24).map_or(0, |from| from);
@@ -428,10 +433,11 @@ fn quiet_request(text: &[u8]) -> Kind<'_> {
 
 fn quiet_response(text: &[u8]) -> Kind<'_> {
     let parse = || {
-        let rest = text.strip_prefix(b"Sending ePID (")?;
+        let (rest, mark) = split_mark(text.strip_prefix(b"Sending ePID (")?);
         let at = memmem::rfind(rest, b"): ")?;
         Some(Kind::QuietResponse {
             epid: rest.get(at + 3..)?,
+            mark,
         })
     };
     parse().unwrap_or(Kind::Unrecognised)
@@ -696,7 +702,15 @@ mod tests {
         assert_eq!(
             kind_of("Sending ePID (/etc/a): b): 06401-00206"),
             Kind::QuietResponse {
-                epid: b"06401-00206"
+                epid: b"06401-00206",
+                mark: None
+            }
+        );
+        assert_eq!(
+            kind_of("Sending ePID (command line): 06401-00206 [c=3]"),
+            Kind::QuietResponse {
+                epid: b"06401-00206",
+                mark: Some(Mark(3))
             }
         );
     }

@@ -22,6 +22,8 @@ pub struct Reader {
     format: Format,
     max_line: usize,
     generations: Vec<(u32, Generation)>,
+    /// The newest of those that had lines, closed before another had one.
+    closed: Option<Generation>,
     /// Of an earlier run, until the tail opens them again.
     resumed: Vec<SavedGeneration>,
     now: Option<Timestamp>,
@@ -33,6 +35,10 @@ pub struct Reader {
 struct Generation {
     ids: Option<IdMaker>,
     unwrapper: Unwrapper,
+    /// It is read from its beginning and had no line yet: the first goes on with
+    /// what the file before left in parts. Until then that stays there, for an
+    /// empty file has no name by which it could be stored.
+    inherits: bool,
     modified: Option<Timestamp>,
 }
 
@@ -72,6 +78,7 @@ impl Reader {
             format,
             max_line,
             generations: Vec::new(),
+            closed: None,
             resumed: Vec::new(),
             now: None,
             events: Vec::new(),
@@ -91,7 +98,8 @@ impl Reader {
 
     /// The log ends here; `server_ended` says that the server did, too.
     pub fn finish(&mut self, server_ended: bool) {
-        while let Some((_, mut generation)) = self.generations.pop() {
+        let open = self.generations.drain(..).map(|(_, generation)| generation);
+        for mut generation in open.chain(self.closed.take()) {
             generation.flush(&mut self.assembler, self.now, &mut self.events);
         }
         self.assembler.finish(server_ended, &mut self.events);
@@ -198,12 +206,14 @@ impl LineHandler for Reader {
             let at = self.resumed.iter().position(is_it)?;
             Some(self.resumed.remove(at).unwrapper)
         });
+        let unwrapper = match resumed {
+            Some(saved) => saved.resume(self.format, self.max_line),
+            None => Unwrapper::new(self.format, opened.head, self.max_line),
+        };
         let generation = Generation {
             ids,
-            unwrapper: match resumed {
-                Some(saved) => saved.resume(self.format, self.max_line),
-                None => Unwrapper::new(self.format, opened.head, self.max_line),
-            },
+            unwrapper,
+            inherits: opened.start == 0,
             modified: opened
                 .modified
                 .and_then(|time| Timestamp::try_from(time).ok()),
@@ -216,12 +226,19 @@ impl LineHandler for Reader {
         self.traffic.lines += 1;
         self.traffic.cut += u64::from(line.cut);
         // One generation, or two after a rotation.
-        let found = self
-            .generations
-            .iter_mut()
-            .rev()
-            .find(|(number, _)| *number == generation);
-        if let Some((_, generation)) = found {
+        let is_it = |(number, _): &(u32, Generation)| *number == generation;
+        let Some(at) = self.generations.iter().rposition(is_it) else {
+            return;
+        };
+        if let Some((before, [(_, generation), ..])) = self.generations.split_at_mut_checked(at) {
+            if std::mem::take(&mut generation.inherits) {
+                let begun = before.iter_mut().map(|(_, older)| older);
+                let older = begun.rev().find(|older| !older.inherits);
+                if let Some(older) = older.or(self.closed.as_mut()) {
+                    generation.unwrapper.inherit(&mut older.unwrapper);
+                }
+                self.closed = None;
+            }
             generation.line(line, &mut self.assembler, self.now, &mut self.events);
         }
     }
@@ -238,7 +255,14 @@ impl LineHandler for Reader {
             .position(|(number, _)| *number == closed.generation);
         if let Some(at) = found {
             let (_, mut generation) = self.generations.remove(at);
-            generation.flush(&mut self.assembler, self.now, &mut self.events);
+            let mut newer = self.generations.iter().skip(at);
+            if generation.inherits {
+                // It had no line.
+            } else if newer.all(|(_, newer)| newer.inherits) {
+                self.closed = Some(generation);
+            } else {
+                generation.flush(&mut self.assembler, self.now, &mut self.events);
+            }
         }
     }
 

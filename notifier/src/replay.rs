@@ -43,6 +43,17 @@ pub enum ReplayError {
     Output(#[from] io::Error),
 }
 
+impl ReplayError {
+    /// The file's name is shown without what would move a terminal's cursor.
+    pub(crate) fn unreadable(path: &Path, error: io::Error) -> Self {
+        let path = kms_core::text::clean(path.as_os_str().as_encoded_bytes(), 4096);
+        Self::Input {
+            path: path.into_owned(),
+            error,
+        }
+    }
+}
+
 /// Reads the recordings and prints what happened to `out`.
 ///
 /// # Errors
@@ -112,10 +123,7 @@ pub(crate) fn feed(
     max_line: usize,
     mut each: impl FnMut(&mut Reader) -> io::Result<()>,
 ) -> Result<(), ReplayError> {
-    let unreadable = |error| ReplayError::Input {
-        path: path.display().to_string(),
-        error,
-    };
+    let unreadable = |error| ReplayError::unreadable(path, error);
     let (mut input, modified) = open(path).map_err(unreadable)?;
     reader.opened(Opened {
         generation,

@@ -22,7 +22,7 @@ use crate::config::{
     Config, ConfigError, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
 };
 use crate::follow::{Follower, Source};
-use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, class_names, product_label};
+use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, Reload, class_names, product_label};
 use crate::line::Class;
 use crate::policy::Settings;
 use crate::policy::watches::Watches;
@@ -40,8 +40,9 @@ use kept::Kept;
 
 pub use kept::dead_letters;
 
-/// Batches on their way to the hub at most. A log whose batch does not fit waits.
-const INBOX: usize = 64;
+/// Batches on their way to the hub at most. A log whose batch does not fit waits. One
+/// holds the events of up to 1 MiB of log, some 3 MiB of memory.
+const INBOX: usize = 1;
 
 /// How long the program waits beyond [`DRAIN`] for its own threads.
 const GRACE: Duration = Duration::from_secs(2);
@@ -71,6 +72,16 @@ pub fn settings(reading: &Reading) -> Settings {
         post_refused: reading.post_refused,
         post_max_age: reading.post_max_age,
     }
+}
+
+/// The same for messages: without a webhook they disturb nobody, so none is too
+/// old to be shown.
+fn told(config: &Config) -> Settings {
+    let mut settings = settings(&config.reading);
+    if config.slack.webhook.is_none() {
+        settings.post_max_age = Duration::MAX;
+    }
+    settings
 }
 
 /// The source's word for the configuration's.
@@ -126,7 +137,7 @@ pub async fn run(
     config: Config,
     reload: impl Fn() -> Result<Config, String>,
 ) -> Result<ExitCode, RunError> {
-    let settings = settings(&config.reading);
+    let settings = told(&config);
     let style = style(&config.slack)?;
     let poster = poster(&config.slack)?;
     let listener = http::bind(config.metrics.address)
@@ -190,6 +201,8 @@ pub async fn run(
         kept::listen(state, &to_hub);
     }
     let shared = shared::share(&config, &mut kept.policy, &to_hub)?;
+    let mut watches = Watches::new(&names, config.silence_after, now());
+    watches.restore(kept.watches, config.silence_after, now());
     let hub = Hub {
         policy: kept.policy,
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
@@ -199,7 +212,7 @@ pub async fn run(
         deliveries,
         style,
         logs: names.len(),
-        watches: Watches::new(&names, config.silence_after, now()),
+        watches,
         store: kept.store,
         // Its name is to be on the disk before it claims anything.
         unsaved: shared.is_some(),
@@ -270,7 +283,8 @@ async fn supervise(
     }
 }
 
-/// Takes over what may change while running: classes, window, style, webhook.
+/// Takes over what may change while running: classes, window, style, webhook, and
+/// after how long silence is told.
 async fn reloaded(
     config: Result<Config, String>,
     poster: Option<&watch::Sender<Arc<Poster>>>,
@@ -279,10 +293,15 @@ async fn reloaded(
     let new = config.and_then(|config| {
         let style = style(&config.slack).map_err(|error| error.to_string())?;
         let webhook = self::poster(&config.slack).map_err(|error| error.to_string())?;
-        Ok((settings(&config.reading), style, webhook))
+        let reload = Reload {
+            settings: told(&config),
+            style,
+            silence_after: config.silence_after,
+        };
+        Ok((reload, webhook))
     });
     match new {
-        Ok((settings, style, webhook)) => {
+        Ok((reload, webhook)) => {
             match (poster, webhook) {
                 (Some(current), Some(webhook)) => {
                     current.send_replace(Arc::new(webhook));
@@ -292,11 +311,7 @@ async fn reloaded(
                     "a webhook that comes or goes needs a restart; the rest is taken over"
                 ),
             }
-            if to_hub
-                .send(Message::Reload(Box::new((settings, style))))
-                .await
-                .is_ok()
-            {
+            if to_hub.send(Message::Reload(Box::new(reload))).await.is_ok() {
                 tracing::info!("the configuration was read again");
             }
         }

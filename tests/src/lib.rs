@@ -5,6 +5,7 @@
 //! with what it saw when the deadline passes: these are tests' tools.
 
 mod browser;
+mod crowd;
 mod exposition;
 mod inert;
 mod log_writer;
@@ -13,7 +14,9 @@ mod redis;
 pub mod score;
 mod sidecar;
 mod slack;
+mod tap;
 mod visit;
+mod volume;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -22,14 +25,17 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 pub use browser::Browser;
+pub use crowd::{Crowd, Lab, Visitor};
 pub use exposition::{Exposition, Sample};
 pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
 pub use recorded::{Recording, check_at_once, recordings, replay};
 pub use redis::RedisServer;
-pub use sidecar::Sidecar;
+pub use sidecar::{Sidecar, poll};
 pub use slack::{Behaviour, FakeSlack, Post};
+pub use tap::{Tap, Tape};
 pub use visit::{Visit, server_started, server_stopped};
+pub use volume::Volume;
 pub use watch::Watch;
 
 /// How long a helper waits for something that should happen at once. Generous,

@@ -222,6 +222,12 @@ impl Sidecar {
             .unwrap_or_else(|| panic!("{path} never answered {wanted}; {self:?}"))
     }
 
+    /// Whether it has ended by itself, or is as good as that.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        *self.exited.lock()
+    }
+
     /// Its process id, until [`Self::wait`].
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -306,8 +312,9 @@ fn collect(from: impl Read + Send + 'static) -> Arc<Watch<Output>> {
     output
 }
 
-/// Asks again and again until there is an answer: for what only a request can see.
-fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+/// Asks again and again until there is an answer: for what only a request, or a
+/// look into a file, can see. None when the deadline passes first.
+pub fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     const PAUSE: Duration = Duration::from_millis(10);
     for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
         if let Some(answer) = ask() {

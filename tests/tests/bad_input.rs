@@ -148,7 +148,7 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
             ["--slack-timout", "5s"],
             ["'--slack-timout'", "unexpected", "'--slack-timeout'"],
         ),
-        (["--nope", "5s"], ["'--nope'", "unexpected", "--help"]),
+        (["--zzz", "5s"], ["'--zzz'", "unexpected", "--help"]),
     ] {
         says(&refused(&mut run(&arguments)), &words);
     }
@@ -189,6 +189,20 @@ fn commands_that_lack_something_say_what() {
         (&[], ["no command", "kms-notifier run --log PATH", "--help"]),
     ] {
         says(&refused(notifier().args(arguments)), &words);
+    }
+}
+
+#[test]
+fn a_path_that_would_move_the_cursor_is_shown_cleaned() {
+    let path = "/no/such/\u{1b}[2Jlog\nof\u{202e}mine";
+    for arguments in [&["replay", path][..], &["explain", path, "1"]] {
+        let line = refused(notifier().args(arguments));
+        says(
+            &line,
+            &["/no/such/", "log", "mine", "cannot read", "give a file"],
+        );
+        let moves = |c: char| c.is_control() || c == '\u{202e}';
+        assert!(!line.contains(moves), "{line:?}");
     }
 }
 

@@ -10,7 +10,7 @@
     reason = "a test fails loudly where its input is not as it expects, and says what it did"
 )]
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +18,10 @@ use std::time::Duration;
 use e2e::{Behaviour, FakeSlack, LogWriter, Post, Recording, Sidecar, notifier, replay};
 use fastrand::Rng;
 use serde_json::Value;
+
+/// One write in so many is followed by half of a rotation: no process lives long
+/// enough to see a rotated file fall silent.
+const ROTATE: u8 = 6;
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {
@@ -34,6 +38,8 @@ struct Server {
     rotated: Vec<PathBuf>,
     /// The log has another name, and its new file is not there yet.
     renamed: bool,
+    /// How files began: events are named after that, so no two begin alike.
+    beginnings: HashSet<Vec<u8>>,
 }
 
 impl Server {
@@ -48,7 +54,14 @@ impl Server {
             written: 0,
             rotated: Vec::new(),
             renamed: false,
+            beginnings: HashSet::new(),
         }
+    }
+
+    /// Whether a new file would begin as none before it.
+    fn may_begin(&mut self) -> bool {
+        let next = self.lines.get(self.written).cloned();
+        next.is_none_or(|line| self.beginnings.insert(line))
     }
 
     fn is_done(&self) -> bool {
@@ -67,9 +80,12 @@ impl Server {
         }
     }
 
+    /// Names count upwards as dates do: where two files were changed within a tick
+    /// of the kernel's clock, as after a copytruncate, they alone say which is older.
     fn next_name(&mut self) -> PathBuf {
         let number = self.rotated.len() + 1;
-        let name = self.writer.path().with_extension(format!("log.{number}"));
+        let name = format!("log-20261120-{number:04}");
+        let name = self.writer.path().with_extension(name);
         self.rotated.push(name.clone());
         name
     }
@@ -78,6 +94,9 @@ impl Server {
     /// until the other half.
     fn rename(&mut self) {
         if self.renamed {
+            if !self.may_begin() {
+                return;
+            }
             self.writer.reopen();
         } else if self.written > 0 {
             let name = self.next_name();
@@ -90,7 +109,7 @@ impl Server {
 
     /// A copytruncate, while nobody reads: what was unread is in the copy.
     fn copy_truncate(&mut self) {
-        if !self.renamed && self.written > 0 {
+        if !self.renamed && self.written > 0 && self.may_begin() {
             let name = self.next_name();
             self.writer.copy_truncate(name);
         }
@@ -216,10 +235,17 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
             .env("SLACK_WEBHOOK_URL", slack.url());
         Sidecar::spawn(&mut command)
     };
+    // What was rotated away before the very first start is none of its business.
+    let mut sidecar = start();
+    let _ = sidecar.metrics_port();
+    sidecar.terminate();
+    assert!(sidecar.wait().success(), "{sidecar:?}");
+    assert!(
+        sidecar.stdout().is_empty(),
+        "nothing was written yet: {sidecar:?}"
+    );
+
     let mut printed = Printed::default();
-    // Spread over all kills. No process lives long enough to let go of a rotated
-    // file, and 32 of them are resumed at most.
-    let rotations = kills / 8;
     let pace = server.lines.len() / usize::try_from(kills).expect("not that many") + 1;
     for _ in 0..kills {
         if failing {
@@ -240,7 +266,7 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         for _ in 0..random.usize(..4) {
             let lines = random.usize(..=pace);
             server.write(&mut random, lines);
-            if random.u64(..rotations) == 0 {
+            if random.u8(..ROTATE) == 0 {
                 server.rename();
             }
             std::thread::sleep(Duration::from_millis(random.u64(..30)));
@@ -248,7 +274,7 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
         sidecar.kill();
         sidecar.wait();
         printed.take(sidecar.stdout());
-        match random.u64(..2 * rotations) {
+        match random.u8(..2 * ROTATE) {
             0 => server.copy_truncate(),
             1 => server.rename(),
             _ => {}
@@ -284,6 +310,8 @@ fn survive(recording: &str, kills: u64, seed: u64, failing: bool) {
     let mut missing: BTreeSet<String> = expected_ids.keys().cloned().collect();
     missing.retain(|id| !printed.by_id.contains_key(id));
     for id in missing {
+        // Who waits in vain shall know for what.
+        println!("to come: {}", expected_ids[&id]);
         sidecar.wait_for_line(|line| line.contains(&id));
     }
     wait_until_told(&sidecar);

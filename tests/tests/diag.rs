@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,7 +30,11 @@ impl Collector {
     fn exchange(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(request).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
+        match stream.shutdown(Shutdown::Write) {
+            // It may have answered, and closed, before this.
+            Err(error) if error.kind() == ErrorKind::NotConnected => {}
+            shut => shut.unwrap(),
+        }
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer

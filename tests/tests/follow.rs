@@ -9,8 +9,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
-use e2e::{LogWriter, Recording, Sidecar, Visit, json_lines, notifier, server_started};
+use e2e::{DEADLINE, LogWriter, Recording, Sidecar, Visit, json_lines, notifier, server_started};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -107,6 +108,113 @@ fn a_file_that_appears_later_is_read_from_its_first_byte() {
     let said = sidecar.stderr().iter().filter(|line| waiting(line)).count();
     assert_eq!(said, 1, "it says so once");
     end_with(sidecar, [1, 2]);
+}
+
+#[test]
+fn what_cannot_be_read_makes_it_unready_until_it_can() {
+    let dir = directory();
+    let mut log = LogWriter::open(dir.path().join("log"));
+    let sidecar = follow(log.path(), &[]);
+    log.bytes(probes([1]));
+    assert_eq!(told(&sidecar, 1), [1]);
+    // Nobody reads a directory, not even root.
+    log.rename(dir.path().join("log.1"));
+    fs::create_dir(log.path()).unwrap();
+    assert_eq!(
+        sidecar.wait_for_status("/readyz", 503),
+        "not ready: log log cannot be read\n"
+    );
+    sidecar
+        .wait_for_log(|line| line.contains("not a regular file") && line.contains("trying again"));
+    fs::remove_dir(log.path()).unwrap();
+    log.reopen();
+    log.bytes(probes([2]));
+    assert_eq!(told(&sidecar, 2), [1, 2]);
+    assert_eq!(sidecar.wait_for_status("/readyz", 200), "ok\n");
+    end_with(sidecar, 1..=2);
+}
+
+#[test]
+fn the_first_run_begins_where_it_is_told_to() {
+    for (first_run, hosts) in [("end", vec![3]), ("start", vec![1, 2, 3])] {
+        let dir = directory();
+        let mut log = LogWriter::open(dir.path().join("log"));
+        let state = dir.path().join("state.redb");
+        let state = state.to_str().unwrap();
+        let arguments = ["--state", state, "--first-run", first_run];
+        log.bytes(probes([1, 2]));
+        let sidecar = follow(log.path(), &arguments);
+        log.bytes(probes([3]));
+        assert_eq!(told(&sidecar, hosts.len()), hosts);
+        end_with(sidecar, hosts);
+        // It is the first run's alone.
+        log.bytes(probes([4]));
+        let sidecar = follow(log.path(), &arguments);
+        assert_eq!(told(&sidecar, 1), [4]);
+        end_with(sidecar, [4]);
+    }
+}
+
+/// Nothing tells of it, so it is asked for.
+fn wait_until_gone(path: &Path) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 0..DEADLINE.as_millis() / PAUSE.as_millis() {
+        if !path.exists() {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    panic!("{} is still there", path.display());
+}
+
+#[test]
+fn a_log_that_the_sidecar_rotates_itself_loses_nothing() {
+    let dir = directory();
+    let path = dir.path().join("log");
+    fs::write(&path, "").unwrap();
+    let sidecar = follow(&path, &["--rotate-at", "64KiB", "--rotate-keep", "1"]);
+    let mut hosts = Vec::new();
+    for times in 1..=2 {
+        // As vlmcsd does: the log is opened anew for what is written.
+        LogWriter::open(&path).bytes(probes((0..250).cycle().take(1000)));
+        hosts.extend((0..250).cycle().take(1000));
+        assert_eq!(told(&sidecar, hosts.len()), hosts);
+        // The second time once the first file has settled.
+        wait_until_gone(&path);
+        LogWriter::open(&path).bytes(probes([251]));
+        hosts.push(251);
+        assert_eq!(told(&sidecar, hosts.len()), hosts);
+        rotations(&sidecar, "rename", f64::from(times));
+    }
+    let mut names: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["log", "log.1"]);
+    assert_eq!(told(&sidecar, hosts.len()), hosts);
+    end_with(sidecar, hosts);
+}
+
+#[test]
+fn two_rotations_at_once_lose_nothing() {
+    let dir = directory();
+    let mut log = LogWriter::open(dir.path().join("log"));
+    let sidecar = follow(log.path(), &[]);
+    log.bytes(probes([1]));
+    assert_eq!(told(&sidecar, 1), [1]);
+    // While it cannot look.
+    sidecar.signal(rustix::process::Signal::STOP);
+    for (name, host) in [("log.2", 2), ("log.1", 3)] {
+        log.bytes(probes([host]));
+        log.rename(dir.path().join(name));
+        log.reopen();
+    }
+    log.bytes(probes([4]));
+    sidecar.signal(rustix::process::Signal::CONT);
+    assert_eq!(told(&sidecar, 4), [1, 2, 3, 4]);
+    rotations(&sidecar, "rename", 2.0);
+    end_with(sidecar, 1..=4);
 }
 
 #[test]

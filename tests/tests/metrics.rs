@@ -33,7 +33,7 @@ fn scrape(sidecar: &Sidecar) -> Exposition {
 }
 
 /// Names and types as docs/metrics.md promises them, in the classic format.
-const PROMISED: [(&str, &str); 28] = [
+const PROMISED: [(&str, &str); 29] = [
     ("kms_activations_dedup_skipped_total", "counter"),
     ("kms_activations_total", "counter"),
     ("kms_connection_probes_total", "counter"),
@@ -50,6 +50,7 @@ const PROMISED: [(&str, &str); 28] = [
     ("kms_notifier_last_line_timestamp_seconds", "gauge"),
     ("kms_notifier_lines_total", "counter"),
     ("kms_notifier_log_gaps_total", "counter"),
+    ("kms_notifier_log_lost_bytes_total", "counter"),
     ("kms_notifier_log_rotations_total", "counter"),
     ("kms_notifier_log_silent", "gauge"),
     ("kms_notifier_notification_seconds", "histogram"),
@@ -353,7 +354,7 @@ fn health_is_told_and_nothing_else_is_served() {
     let (status, why) = sidecar.get("/readyz", "*/*");
     assert_eq!(status, 503);
     assert_eq!(why, "not ready: log log waiting for the file to appear\n");
-    for path in ["/", "/metrics/", "/healthz/x"] {
+    for path in ["/x", "/metrics/", "/healthz/x"] {
         assert_eq!(sidecar.get(path, "*/*").0, 404, "{path}");
     }
     std::fs::write(&missing, "").unwrap();

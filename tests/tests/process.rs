@@ -40,6 +40,26 @@ fn kinds(sidecar: &Sidecar) -> Vec<String> {
     sidecar.stdout().iter().map(kind).collect()
 }
 
+/// The README's first command: its recording gets older every day.
+#[test]
+fn without_a_webhook_a_message_is_shown_whatever_its_age() {
+    let recording = Recording::named("svn1113-threads-held");
+    let mut command = notifier();
+    command
+        .env_remove("KMS_NOTIFIER_POST_MAX_AGE")
+        .args(["run", "--from", "start", "--log"])
+        .arg(&recording.path);
+    let mut sidecar = Sidecar::spawn(&mut command);
+    let shown = sidecar.wait_for_log(|line| line.contains("would post"));
+    let expected = "would post: KMS activation; Client: 192.168.1.231 (external); \
+        Workstation: SRV-3653F8DD; Product: Office Visio Pro 2019; Status before: OOB grace; \
+        Outcome: Activated; Time: 2026-11-20T21:19:08+00:00";
+    assert!(shown.contains(expected), "{shown}");
+    sidecar.wait_for_log(|line| line.contains("would post: KMS digest: "));
+    sidecar.terminate();
+    assert!(sidecar.wait().success(), "{sidecar:?}");
+}
+
 #[test]
 fn a_server_is_started_and_its_end_is_the_end() {
     let log = server_started() + &Visit::from("10.10.0.1").activation();
@@ -296,6 +316,35 @@ fn sighup_reads_classes_and_webhook_again() {
     sidecar.terminate();
     assert!(sidecar.wait().success());
     assert_eq!((before.posts().len(), after.posts().len()), (1, 1));
+}
+
+#[test]
+fn sighup_reads_when_silence_is_told_again() {
+    const SILENT: &str = "kms_notifier_log_silent{log=\"log\"}";
+    let slack = FakeSlack::start([]);
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("kms.toml");
+    let silence_after = |value: &str| fs::write(&config, format!("silence-after = \"{value}\"\n"));
+    silence_after("0").unwrap();
+    let mut log = LogWriter::open(dir.path().join("log"));
+    log.bytes(server_started());
+    let mut command = notifier();
+    command.args(["run", "--from", "start", "--log"]);
+    command.arg(log.path()).arg("--config").arg(&config);
+    command.env("SLACK_WEBHOOK_URL", slack.url());
+    let mut sidecar = Sidecar::spawn(&mut command);
+    let _ = sidecar.wait_for_lines(1);
+    sidecar.wait_for_sample(SILENT, |silent| silent == 0.0);
+
+    silence_after("1s").unwrap();
+    sidecar.signal(Signal::HUP);
+    let title = |n: usize| slack.wait_for(n).remove(n - 1).json()["text"].to_string();
+    assert_eq!(title(1), "\"KMS log log is silent\"");
+    sidecar.wait_for_sample(SILENT, |silent| silent == 1.0);
+    log.bytes(Visit::from("192.0.2.1").probe());
+    assert_eq!(title(2), "\"KMS log log is heard again\"");
+    sidecar.terminate();
+    assert!(sidecar.wait().success());
 }
 
 #[test]

@@ -207,6 +207,87 @@ fn an_unreadable_state_is_set_aside_and_said_in_slack() {
     assert_eq!(aside.expect("it is kept"), b"no database");
 }
 
+/// The first lines of messages, oldest first.
+fn titles(slack: &FakeSlack) -> Vec<String> {
+    let posts = slack.posts();
+    let title = |post: &e2e::Post| {
+        post.json()
+            .get("text")
+            .and_then(|text| text.as_str())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    posts.iter().map(title).collect()
+}
+
+#[test]
+fn a_silence_that_was_told_is_not_told_again_after_a_restart_but_its_end_is() {
+    const SILENT: &str = r#"kms_notifier_log_silent{log="vlmcsd.log"}"#;
+    let mut place = Place::new([]);
+    let start = |place: &Place, silence: &str| {
+        let mut command = place.command();
+        Sidecar::spawn(command.args(["--from", "resume", "--silence-after", silence]))
+    };
+    let sidecar = start(&place, "1s");
+    let _ = place.slack.wait_for(1);
+    sidecar.wait_for_sample(SILENT, |silent| silent == 1.0);
+    stop(sidecar);
+    // Told already, and so it would be told at once if it was to be again.
+    let sidecar = start(&place, "1s");
+    sidecar.wait_for_sample(SILENT, |silent| silent == 1.0);
+    place.log.bytes(visit(1));
+    let _ = place.slack.wait_for(3);
+    sidecar.wait_for_sample(SILENT, |silent| silent == 0.0);
+    stop(sidecar);
+    let titles = titles(&place.slack);
+    assert_eq!(titles[0], "KMS log vlmcsd.log is silent");
+    let clear = titles
+        .iter()
+        .filter(|title| *title == "KMS log vlmcsd.log is heard again");
+    assert_eq!(clear.count(), 1, "{titles:?}");
+    assert!(
+        titles
+            .iter()
+            .skip(1)
+            .take(2)
+            .all(|title| !title.contains("silent")),
+        "{titles:?}"
+    );
+}
+
+#[test]
+fn another_dialect_after_a_start_is_told_once() {
+    let mut place = Place::new([]);
+    let sidecar = place.start();
+    for host in 1..=3 {
+        place.log.bytes(visit(host));
+    }
+    place.log.bytes(server_started());
+    for number in 0..200 {
+        place.log.line(format!(
+            "2026-11-20 21:20:00: Verbindung {number} angenommen"
+        ));
+    }
+    let drift = |slack: &FakeSlack| {
+        let titles = titles(slack);
+        let told = |title: &&String| *title == "KMS log vlmcsd.log is no longer understood";
+        titles.iter().filter(told).count()
+    };
+    let _ = place.slack.wait_for(4);
+    stop(sidecar);
+    assert_eq!(drift(&place.slack), 1);
+    let sidecar = place.start();
+    for number in 0..200 {
+        place
+            .log
+            .line(format!("2026-11-20 21:20:01: Verbindung {number} beendet"));
+    }
+    place.log.bytes(visit(99));
+    sidecar.wait_for_line(|line| line.contains("10.10.0.99"));
+    stop(sidecar);
+    assert_eq!(drift(&place.slack), 1);
+}
+
 /// How often the log of the sidecar says this.
 fn said(sidecar: &Sidecar, what: &str) -> usize {
     let lines = sidecar.stderr();
@@ -273,6 +354,8 @@ fn a_directory_that_cannot_be_written_stops_nothing_and_heals() {
     sidecar.wait_for_log(|line| line.contains(TROUBLE));
     place.log.bytes(visit(1));
     let _ = place.slack.wait_for(1);
+    sidecar.wait_for_line(|line| line.contains("10.10.0.1\""));
+    sidecar.wait_for_sample("kms_notifier_state_up", |up| up == 0.0);
     fs::remove_file(&link).expect("a link can be removed");
     symlink(real.path(), &link).expect("a directory takes links");
     sidecar.wait_for_sample("kms_notifier_state_up", |up| up == 1.0);

@@ -1,6 +1,8 @@
-//! The strictness table, row by row; the host's policy is in `policy`.
+//! The strictness table, row by row ([`table`] knows which test is whose); the
+//! host's policy is in [`policy`].
 
 mod policy;
+mod table;
 
 use std::num::NonZeroU32;
 

@@ -56,7 +56,7 @@ pub(super) async fn introduction(
 ) -> io::Result<Option<Introduction>> {
     let mut received = Vec::with_capacity(128);
     loop {
-        match parse(&received) {
+        match proxy_header(&received) {
             Ok(Some((client, len))) => {
                 received.drain(..len);
                 return Ok(Some(Introduction {
@@ -75,8 +75,18 @@ pub(super) async fn introduction(
     }
 }
 
-/// The client's address and the header's length; None if it is not whole.
-fn parse(received: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, Error> {
+/// Bytes that begin no PROXY header of a TCP connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no PROXY header of a TCP connection")]
+pub struct NoProxyHeader;
+
+/// Reads the PROXY header (version 1 or 2) that a connection begins with: the
+/// client's address, none where the peer speaks for itself, and the header's length
+/// in bytes. None where it is not whole yet.
+///
+/// # Errors
+/// [`NoProxyHeader`]
+pub fn proxy_header(received: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, NoProxyHeader> {
     let config = ParseConfig {
         include_tlvs: false,
         allow_v1: true,
@@ -85,10 +95,10 @@ fn parse(received: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, Error> 
     let (header, len) = match ProxyHeader::parse(received, config) {
         Ok(header) => header,
         Err(Error::BufferTooShort) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(_) => return Err(NoProxyHeader),
     };
     let client = match header.proxied_address() {
-        Some(address) if address.protocol != Protocol::Stream => return Err(Error::Invalid),
+        Some(address) if address.protocol != Protocol::Stream => return Err(NoProxyHeader),
         Some(address) => Some(address.source),
         None => None,
     };
@@ -99,7 +109,7 @@ fn parse(received: &[u8]) -> Result<Option<(Option<SocketAddr>, usize)>, Error> 
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Introduction, MAX_PROXY_HEADER, introduction, parse};
+    use super::{Introduction, MAX_PROXY_HEADER, introduction, proxy_header};
 
     const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -181,8 +191,12 @@ mod tests {
             tail in prop::collection::vec(any::<u8>(), 0..160),
         ) {
             let bytes = [head, tail].concat();
-            if let Ok(Some((_, len))) = parse(&bytes) {
+            if let Ok(Some((client, len))) = proxy_header(&bytes) {
                 prop_assert!(len <= bytes.len());
+                prop_assert_eq!(proxy_header(&bytes[..len]), Ok(Some((client, len))));
+                for cut in 0..len {
+                    prop_assert!(!matches!(proxy_header(&bytes[..cut]), Ok(Some(_))));
+                }
             }
         }
     }

@@ -324,6 +324,16 @@ fn marks_follow_the_lines_that_name_a_connection() {
         ]
     );
     assert_eq!(text.lines().count(), 3 + 13 + 8);
+
+    let mut out = Vec::new();
+    LogWriter::new(&mut out, None).connection(18).exchange(
+        &exchange,
+        Detail::Quiet,
+        "command line",
+    );
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.lines().all(|line| line.ends_with(" [c=18]")), "{text}");
+    assert_eq!(text.lines().count(), 2);
 }
 
 #[test]

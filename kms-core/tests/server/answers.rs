@@ -78,6 +78,20 @@ async fn who_closes_its_half_still_gets_the_answer() {
     assert_eq!(server.ended("peer"), 1);
 }
 
+#[tokio::test]
+async fn who_leaves_in_the_middle_of_a_pdu_hears_nothing() {
+    let server = Setup::default().start().await;
+    let bind = bind();
+    for part in [1, 15, 16, bind.len() - 1] {
+        let mut stream = server.connect().await;
+        stream.write_all(&bind[..part]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(rest(&mut stream).await, b"", "{part}");
+    }
+    server.until_open(0).await;
+    assert_eq!(server.ended("peer"), 4);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_drip_is_cut_when_its_call_has_taken_too_long() {
     let server = Setup::default().start().await;

@@ -71,7 +71,7 @@ async fn blocks_of_many_connections_never_mix() {
 }
 
 #[tokio::test]
-async fn a_renamed_file_keeps_what_was_written_before() {
+async fn a_renamed_file_and_its_successor_hold_every_line_once() {
     let directory = tempfile::tempdir().unwrap();
     let (path, old) = (
         directory.path().join("kms.log"),
@@ -86,12 +86,11 @@ async fn a_renamed_file_keeps_what_was_written_before() {
     log.write(None, |log| log.started("after"));
     log.reopen();
     assert!(log.finish(DEADLINE).await);
-    let before = fs::read_to_string(&old).unwrap();
-    assert_eq!(before, "before started successfully\n".repeat(100));
-    assert_eq!(
-        fs::read_to_string(&path).unwrap(),
-        "after started successfully\n"
-    );
+    // The writer may have seen the new name before it came to what waited.
+    let [before, after] = [old, path].map(|path| fs::read_to_string(path).unwrap());
+    let all = "before started successfully\n".repeat(100) + "after started successfully\n";
+    assert_eq!(before.clone() + &after, all);
+    assert!(after.ends_with("after started successfully\n"));
     assert_eq!(log.lost(), 0);
     // What comes after the end is not kept, and nobody is held up by it.
     log.write(None, |log| log.started("late"));

@@ -163,7 +163,11 @@ impl Assembler {
         };
         let idle: Vec<f64> = columns.iter().map(|column| column.idle).collect();
         let shares = weigh::shares(rows, &idle, unseen);
-        shares.iter().map(|row| believe(row, &columns)).collect()
+        let pending = group
+            .iter()
+            .filter_map(|row| self.waiting.pending.get(*row));
+        let believe = |(row, pending): (&Row, &Pending)| believe(row, &columns, pending.cut);
+        shares.iter().zip(pending).map(believe).collect()
     }
 
     /// What speaks for this connection having asked.
@@ -326,10 +330,12 @@ impl Assembler {
     }
 }
 
-/// What a row of shares says about addresses.
-fn believe(row: &Row, columns: &[Column<'_>]) -> Belief {
+/// What a row of shares says about addresses. If it was `cut`, as many more that
+/// asked nothing yet may have asked: then none of those is sure.
+fn believe(row: &Row, columns: &[Column<'_>], cut: bool) -> Belief {
     let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
     let mut best: Option<(Tick, f64)> = None;
+    let mut unsure = false;
     let mut seen = 0.0;
     for (column, share) in row {
         let Some(Column { connection, .. }) = columns.get(*column) else {
@@ -338,6 +344,7 @@ fn believe(row: &Row, columns: &[Column<'_>]) -> Belief {
         seen += share;
         if best.is_none_or(|(_, best)| *share > best) {
             best = Some((connection.accepted, *share));
+            unsure = cut && connection.is_fresh();
         }
         let Some(ip) = connection.ip else { continue };
         match addresses.iter_mut().find(|(known, _)| *known == ip) {
@@ -348,7 +355,7 @@ fn believe(row: &Row, columns: &[Column<'_>]) -> Belief {
     addresses.retain(|(_, share)| *share >= NEGLIGIBLE);
     addresses.sort_by(|a, b| b.1.total_cmp(&a.1));
     let attribution = match addresses.first() {
-        Some((_, share)) if *share >= SURE => Attribution::Inferred,
+        Some((_, share)) if *share >= SURE && !unsure => Attribution::Inferred,
         Some(_) if seen >= 0.5 => Attribution::Ambiguous,
         _ => Attribution::Unknown,
     };

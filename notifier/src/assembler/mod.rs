@@ -278,10 +278,11 @@ impl Assembler {
             Kind::ResponseMarker(mark) => return self.answer(mark, pid),
             Kind::RequestMarker(mark) => return self.begin(mark, at, pid, out),
             Kind::QuietRequest { protocol, rest } => {
-                self.begin(None, at, pid, out);
+                let (rest, mark) = self.quiet_mark(rest);
+                self.begin(mark, at, pid, out);
                 return self.quiet_request(protocol, rest, pid, line.stamp.is_some());
             }
-            Kind::QuietResponse { epid } => self.quiet_response(epid, pid, out),
+            Kind::QuietResponse { epid, mark } => self.quiet_response(epid, mark, pid, out),
             Kind::Refusal { reason, hresult } => self.refuse(reason, hresult, pid, out),
             Kind::RefusedAlone {
                 protocol,

@@ -9,7 +9,7 @@ use super::names::{self, Window};
 use super::presence::Past;
 use super::waiting::Asked;
 use super::{Assembler, At, Event, EventKind, Request};
-use crate::line::Mark;
+use crate::line::{self, Mark};
 
 /// Characters kept of a client's name: 65 units, and line feeds that were added.
 const MAX_WORKSTATION: usize = 130;
@@ -54,6 +54,16 @@ impl Assembler {
         }
     }
 
+    /// Takes the mark off a request in one line. Without marks in the log, what
+    /// looks like one is a client's, and the name may go on in the next line; so it
+    /// counts only where it names a connection.
+    pub(super) fn quiet_mark<'a>(&self, rest: &'a [u8]) -> (&'a [u8], Option<Mark>) {
+        match line::split_mark(rest) {
+            (text, Some(mark)) if self.connections.marked(mark).is_some() => (text, Some(mark)),
+            _ => (rest, None),
+        }
+    }
+
     /// A request in one line was begun; its name may go on in the next.
     pub(super) fn quiet_request(
         &mut self,
@@ -68,7 +78,16 @@ impl Assembler {
             block.name = rest.to_vec();
             block.name.truncate(MAX_QUIET);
         }
-        self.window = Window::quiet(self.tick, pid, dated, rest);
+        // Who marks its lines also cleans its names.
+        let marked = self
+            .blocks
+            .get_mut(self.tick)
+            .is_some_and(|block| block.mark.is_some());
+        self.window = if marked {
+            None
+        } else {
+            Window::quiet(self.tick, pid, dated, rest)
+        };
         if self.window.is_none() {
             self.split_quiet(self.tick);
         }
@@ -107,12 +126,19 @@ impl Assembler {
         }
     }
 
-    pub(super) fn quiet_response(&mut self, epid: &[u8], pid: Option<u32>, out: &mut Vec<Event>) {
-        let Some(begin) = self.blocks.waiting(pid, None) else {
+    pub(super) fn quiet_response(
+        &mut self,
+        epid: &[u8],
+        mark: Option<Mark>,
+        pid: Option<u32>,
+        out: &mut Vec<Event>,
+    ) {
+        let Some(begin) = self.blocks.waiting(pid, mark) else {
             return;
         };
         self.concerns_block(begin);
         if let Some(block) = self.blocks.get_mut(begin) {
+            block.mark = block.mark.or(mark);
             block.epid = Some(clean(epid, 64).into());
         }
         self.answered(begin, out);

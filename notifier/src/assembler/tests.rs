@@ -497,6 +497,52 @@ fn marks_name_the_connection_whatever_else_is_open() {
 }
 
 #[test]
+fn marks_name_the_connection_of_quiet_lines() {
+    let mut log = Log::new();
+    log.say("IPv4 connection accepted: 192.0.2.1:1001. [c=7]")
+        .say("IPv4 connection accepted: 192.0.2.2:1002. [c=8]")
+        .say("IPv4 connection accepted: 192.0.2.3:1003. [c=9]")
+        .say("KMS v6.0 request from PC [c=8] for Windows 10 Enterprise [c=7]")
+        .say("Sending ePID (command line): 06401-00206 [c=7]")
+        .say("KMS v6.0 request from PC2 for Windows 10 Enterprise [c=8]")
+        .say("Refusing unknown product (0xC004F042)");
+    let mut events = log.events();
+    events.retain(|event| event.request.is_some());
+    let first = events[0].request.as_ref().unwrap();
+    assert_eq!(first.workstation.as_deref(), Some("PC [c=8]"));
+    assert_eq!(first.product.as_deref(), Some("Windows 10 Enterprise"));
+    assert_eq!(events[0].epid.as_deref(), Some("06401-00206"));
+    assert_eq!(
+        log.told(),
+        ["activation 192.0.2.1 exact", "refused 192.0.2.2 exact"]
+    );
+}
+
+#[test]
+fn a_mark_that_a_client_made_up_is_text() {
+    let mut log = Log::new();
+    log.open(A).say("KMS v6.0 request from PC [c=1]");
+    log.say(" for Windows 10 Enterprise")
+        .say("Sending ePID (command line): 06401-00206");
+    assert_eq!(log.told(), ["activation 192.0.2.1 exact"]);
+}
+
+#[test]
+fn nobody_is_named_where_more_may_have_asked_than_are_weighed() {
+    let mut log = Log::new();
+    for n in 1..=200 {
+        log.say(&format!("IPv4 connection accepted: 192.0.2.{n}:1001."));
+    }
+    // The first asks, and the one that everything speaks for closes.
+    log.say("KMS v6.0 request from PC for Windows 10 Enterprise")
+        .say("Sending ePID (command line): 06401-00206")
+        .say("IPv4 connection closed: 192.0.2.200:1001.");
+    let events = log.events();
+    let asked = events.iter().find(|event| event.request.is_some()).unwrap();
+    assert_eq!(asked.attribution, Some(Attribution::Ambiguous));
+}
+
+#[test]
 fn ms_rpc_builds_tell_an_address_for_every_request() {
     let mut log = Log::new();
     for (ip, cmid) in [

@@ -57,6 +57,8 @@ pub(super) struct Pending {
     /// Tick of the last answer.
     pub(super) end: Tick,
     pub(super) candidates: Vec<Tick>,
+    /// More may have asked than are candidates.
+    pub(super) cut: bool,
     #[serde(with = "super::saved::events")]
     pub(super) events: Vec<Event>,
     due: Option<Timestamp>,
@@ -216,7 +218,7 @@ impl Assembler {
         }
         let end = self.tick;
         let aborted = event.kind == EventKind::Aborted;
-        let candidates = self.candidates(&asked, aborted);
+        let (candidates, cut) = self.candidates(&asked, aborted);
         let (due, due_line) = (
             self.now.map(|now| now + PATIENCE),
             self.line + PATIENCE_LINES,
@@ -233,6 +235,7 @@ impl Assembler {
                 self.connections.unclaim(&pending.candidates);
                 pending.candidates.retain(|id| candidates.contains(id));
                 self.connections.claim(&pending.candidates);
+                pending.cut |= cut;
                 pending.events.push(event);
                 pending.end = end;
                 (pending.due, pending.due_line) = (due, due_line);
@@ -250,6 +253,7 @@ impl Assembler {
                     asked,
                     end,
                     candidates,
+                    cut,
                     events,
                     due,
                     due_line,
@@ -293,25 +297,33 @@ impl Assembler {
     }
 
     /// Who may have asked, by the facts: open before the request began and, but
-    /// for one that was never answered, not closed before it ended.
-    fn candidates(&self, asked: &Asked, aborted: bool) -> Vec<Tick> {
+    /// for one that was never answered, not closed before it ended. And whether
+    /// there are more that asked nothing yet, older than those.
+    fn candidates(&self, asked: &Asked, aborted: bool) -> (Vec<Tick>, bool) {
         let own = |c: &Connection| {
             c.accepted < asked.begin && (asked.pid.is_none() || c.seen.pid == asked.pid)
         };
         let (mut fresh, mut spoken) = (Vec::new(), Vec::new());
+        let mut cut = false;
         for connection in self
             .connections
             .newest()
             .take(MAX_LOOKED_AT)
             .filter(|c| own(c))
         {
-            let (list, most) = if connection.is_fresh() {
+            if connection.dropped {
+                continue;
+            }
+            let is_fresh = connection.is_fresh();
+            let (list, most) = if is_fresh {
                 (&mut fresh, MAX_FRESH)
             } else {
                 (&mut spoken, MAX_SPOKEN)
             };
-            if !connection.dropped && list.len() < most {
+            if list.len() < most {
                 list.push(connection.accepted);
+            } else {
+                cut |= is_fresh;
             }
         }
         let home = asked
@@ -334,7 +346,7 @@ impl Assembler {
                 .filter_map(|id| self.connections.get(*id));
             candidates.extend(closing.filter(since).map(|c| c.accepted));
         }
-        candidates
+        (candidates, cut)
     }
 
     /// A connection was closed: if it asked nothing and no request that waits or

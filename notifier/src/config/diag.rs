@@ -241,7 +241,7 @@ mod tests {
                 "",
                 "`kms-diag --help` lists what there is",
             ),
-            (&["more"], ("", ""), "", "unexpected argument"),
+            (&["more"], ("", ""), "", "unrecognized subcommand"),
         ] {
             let error = try_load(args, &[env], file).unwrap_err();
             assert!(error.contains(wanted), "{error}");

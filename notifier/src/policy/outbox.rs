@@ -120,6 +120,10 @@ struct Message {
     clearance: Clearance,
 }
 
+/// Messages, oldest first. Boxed, so that those of a digest change queues without
+/// being there twice.
+type Queue = VecDeque<Box<Message>>;
+
 impl Message {
     /// Whether it tells of something that is no news any more.
     fn is_old(&self, now: Timestamp, max_age: SignedDuration) -> bool {
@@ -149,7 +153,7 @@ pub struct Counts {
 /// The queue and its pace.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    waiting: VecDeque<Message>,
+    waiting: Queue,
     alerts: VecDeque<Alert>,
     /// Events since the last digest that found the queue full.
     overflow: u64,
@@ -282,14 +286,14 @@ impl Outbox {
         let id = MessageId(self.next_message);
         self.next_message += 1;
         self.changed.note(|| id);
-        self.waiting.push_back(Message {
+        self.waiting.push_back(Box::new(Message {
             id,
             key,
             queued: now,
             held: is_old(&notice, now, self.max_age).then(|| later(now, HELD)),
             notice,
             clearance: Clearance::default(),
-        });
+        }));
         Some(id)
     }
 
@@ -313,7 +317,7 @@ impl Outbox {
             .flatten()
             .find_map(|queue| {
                 let index = queue.binary_search_by_key(&id, |message| message.id).ok()?;
-                queue.get_mut(index)
+                queue.get_mut(index).map(Box::as_mut)
             })
     }
 
@@ -322,6 +326,7 @@ impl Outbox {
         let shared = self.shared;
         self.waiting
             .iter()
+            .map(Box::as_ref)
             .filter(move |message| message.is_free(shared))
     }
 
@@ -363,7 +368,7 @@ impl Outbox {
                 message.is_free(self.shared)
                     && (self.draining || message.held.is_none_or(|held| held <= now))
             };
-            let at = self.waiting.iter().position(due)?;
+            let at = self.waiting.iter().position(|message| due(message))?;
             let max_age = self.max_age;
             if self.waiting.get(at)?.is_old(now, max_age) {
                 let old = self.take_free(|message| message.is_old(now, max_age));
@@ -386,7 +391,7 @@ impl Outbox {
     }
 
     /// Takes out the messages that may leave and are `wanted`.
-    fn take_free(&mut self, wanted: impl Fn(&Message) -> bool) -> VecDeque<Message> {
+    fn take_free(&mut self, wanted: impl Fn(&Message) -> bool) -> Queue {
         let shared = self.shared;
         let taken;
         (taken, self.waiting) = std::mem::take(&mut self.waiting)
@@ -396,7 +401,7 @@ impl Outbox {
     }
 
     /// One delivery of many messages, and of all that found no room.
-    fn digest(&mut self, id: DeliveryId, messages: VecDeque<Message>) -> (Flight, Body) {
+    fn digest(&mut self, id: DeliveryId, messages: Queue) -> (Flight, Body) {
         let overflow = std::mem::take(&mut self.overflow);
         let (digest, listed) = fold(&messages, overflow);
         (

@@ -30,7 +30,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// All tables of the policy.
+    /// All tables of the policy, in their order.
     pub const ALL: [Self; 5] = [
         Self::Window,
         Self::Outbox,
@@ -70,7 +70,9 @@ pub type Stored = Vec<(Table, Vec<u8>, Vec<u8>)>;
 
 /// Writes a value.
 pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("plain values are written without fail")
+    let bytes = postcard::to_stdvec(value).expect("plain values are written without fail");
+    // Ten thousand of them may be on their way to the disk: without room to grow.
+    bytes.into_boxed_slice().into_vec()
 }
 
 /// Reads a value that takes all of `bytes`.

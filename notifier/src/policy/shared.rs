@@ -189,7 +189,7 @@ impl Policy {
         let Fate {
             key,
             message,
-            notice,
+            event,
             end,
         } = fate;
         let ticket = Ticket(message.0);
@@ -197,27 +197,27 @@ impl Policy {
             End::Told { .. } => Some(Claiming::Told {
                 ticket,
                 key: key.in_store(),
-                event: notice.event,
+                event,
             }),
             End::Untold => Some(Claiming::Untold { ticket }),
-            End::Elsewhere(_) => None,
+            End::Elsewhere { .. } => None,
         };
+        let mut repeat = None;
         match end {
             End::Told { unmentioned } => {
                 self.window
                     .handle_told(key, Some(message), unmentioned, now);
             }
             End::Untold => self.window.handle_untold(&key, message),
-            End::Elsewhere(at) => {
+            End::Elsewhere { at, notice } => {
                 let unmentioned = notice.count.saturating_add(notice.repeats);
                 self.window.handle_told(key, Some(message), unmentioned, at);
+                repeat = Some(*notice);
             }
         }
         if let Some(sharing) = &mut self.sharing {
             sharing.claiming.extend(claiming);
-            if let End::Elsewhere(_) = end {
-                sharing.repeats.push(notice);
-            }
+            sharing.repeats.extend(repeat);
         }
     }
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::rows::encode;
+
 /// So many lines after a server's start, what it writes is known.
 const TRIAL: u64 = 10_000;
 
@@ -75,6 +77,19 @@ enum Drift {
 }
 
 impl Watch {
+    /// As bytes, to be kept over a restart.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Out of bytes; none if they are not its own, as another version's may be.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (watch, rest) = postcard::take_from_bytes(bytes).ok()?;
+        rest.is_empty().then_some(watch)
+    }
+
     /// Begins at `now`, as if a line came and a server started.
     #[must_use]
     pub fn new(silence_after: Option<Duration>, now: Timestamp) -> Self {
@@ -217,8 +232,7 @@ mod tests {
         assert!(watch.is_silent() && watch.next_due().is_none());
         assert_eq!(alerts(&mut watch, 900), []);
         // Kept over a restart.
-        let kept = serde_json::to_string(&watch).unwrap();
-        let mut watch: Watch = serde_json::from_str(&kept).unwrap();
+        let mut watch = Watch::decode(&watch.encode()).unwrap();
         watch.handle_restart(at(950));
         watch.handle_lines(1, 0, at(1000));
         let after = Duration::from_secs(990);
@@ -226,6 +240,24 @@ mod tests {
         assert!(!watch.is_silent());
         assert_eq!(alerts(&mut watch, 1119), []);
         assert_eq!(alerts(&mut watch, 1120).len(), 1);
+    }
+
+    /// Another layout is begun anew, so a change here loses an all-clear at most.
+    #[test]
+    fn the_layout_of_a_watch() {
+        let mut watch = watch(120);
+        watch.handle_lines(300, 7, at(10));
+        watch.handle_start();
+        watch.handle_lines(40, 40, at(20));
+        assert_eq!(alerts(&mut watch, 20).len(), 1);
+        assert_eq!(alerts(&mut watch, 140).len(), 1);
+        let bytes = watch.encode();
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        insta::assert_snapshot!(hex, @"01045054324d14323032362d30392d32315431343a31333a34305a0114323032362d30392d32315431343a31333a34305a00ac0207282802");
+        let again = Watch::decode(&bytes).unwrap();
+        assert_eq!(again.encode(), bytes);
+        assert!(Watch::decode(&bytes[1..]).is_none());
+        assert!(Watch::decode(&[&bytes[..], &[0]].concat()).is_none());
     }
 
     #[test]

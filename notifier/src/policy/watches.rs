@@ -32,6 +32,42 @@ impl Watches {
         Self(logs.iter().map(watch).collect())
     }
 
+    /// Goes on with what an earlier run knew of these logs, as it is configured
+    /// now; those that nobody follows any more are left out.
+    pub fn restore(
+        &mut self,
+        earlier: BTreeMap<String, Watch>,
+        silence_after: Option<Duration>,
+        now: Timestamp,
+    ) {
+        for (log, mut watch) in earlier {
+            if let Some(begun) = self.0.get_mut(&*log) {
+                watch.handle_restart(now);
+                watch.set_silence_after(silence_after);
+                *begun = watch;
+            }
+        }
+    }
+
+    /// From now on silence is an alert after so long, or never.
+    pub fn set_silence_after(&mut self, silence_after: Option<Duration>) {
+        for watch in self.0.values_mut() {
+            watch.set_silence_after(silence_after);
+        }
+    }
+
+    /// What is kept of a log's watch over a restart.
+    #[must_use]
+    pub fn encode(&self, log: &str) -> Option<Vec<u8>> {
+        self.0.get(log).map(Watch::encode)
+    }
+
+    /// The logs whose silence was told and is not over.
+    pub fn silent(&self) -> impl Iterator<Item = &Arc<str>> {
+        let silent = self.0.iter().filter(|(_, watch)| watch.is_silent());
+        silent.map(|(log, _)| log)
+    }
+
     /// A log brought so many lines; `started` if they tell that a server started.
     pub fn handle_lines(
         &mut self,
@@ -170,6 +206,29 @@ mod tests {
         );
         watches.handle_end("b");
         assert_eq!(watches.next_due(), None);
+    }
+
+    #[test]
+    fn what_was_told_is_known_after_a_restart() {
+        let mut first = watches(Some(120));
+        first.handle_lines("a", true, 100, 90, at(100));
+        assert_eq!(told(&mut first, 130).len(), 2, "a drifts, b is silent");
+        let kept = ["a", "b", "gone"].map(|log| {
+            let bytes = first.encode(log).or(first.encode("a")).unwrap();
+            (log.to_owned(), Watch::decode(&bytes).unwrap())
+        });
+        let mut second = watches(None);
+        second.restore(kept.into(), Some(Duration::from_secs(60)), at(1000));
+        assert_eq!(second.silent().map(|log| &**log).collect::<Vec<_>>(), ["b"]);
+        second.handle_lines("a", false, 10, 10, at(1001));
+        assert_eq!(told(&mut second, 1050), [], "neither is told again");
+        second.handle_lines("b", false, 1, 0, at(1051));
+        let clear = [("KMS log b is heard again".into(), Some(false))];
+        assert_eq!(told(&mut second, 1052), clear);
+        assert_eq!(second.next_due(), Some(at(1061)));
+        second.set_silence_after(None);
+        assert_eq!(second.next_due(), None);
+        assert_eq!(second.encode("gone"), None);
     }
 
     #[test]

@@ -109,6 +109,112 @@ fn a_recording_stopped_anywhere_gives_the_same_events() {
     }
 }
 
+/// A recording in two files, the second opened before the first is closed or after.
+fn read_rotated(lines: &[RawLine<'_>], at: usize, overlap: bool) -> Vec<Event> {
+    let mut reader = reader();
+    let first = Closed {
+        generation: 0,
+        reason: crate::source::CloseReason::Silent,
+        position: 0,
+        unterminated: false,
+        lost: 0,
+    };
+    for (number, piece) in (0..).zip([&lines[..at], &lines[at..]]) {
+        if number == 1 && !overlap {
+            reader.closed(first);
+        }
+        reader.opened(Opened {
+            generation: number,
+            start: 0,
+            head: Some(piece[0].bytes),
+            modified: None,
+        });
+        for line in piece {
+            reader.line(number, *line);
+        }
+    }
+    if overlap {
+        reader.closed(first);
+    }
+    reader.finish(false);
+    reader.take_events()
+}
+
+#[test]
+fn a_line_in_parts_goes_on_in_the_next_file() {
+    let what = |events: &[Event]| -> Vec<_> {
+        let requests = events.iter().filter(|event| event.kind.is_request());
+        requests
+            .map(|event| (event.kind, event.ip, event.request.clone()))
+            .collect()
+    };
+    for name in ["cri-svn1113-fork-held", "docker-svn1113-fork-held"] {
+        let all = Recording::all();
+        let (_, recording) = all.iter().find(|(found, _)| found == name).unwrap();
+        let lines = recording.lines();
+        let whole = what(&read(&lines, &[], false).0);
+        let is_part = |line: &RawLine<'_>| {
+            let text = String::from_utf8_lossy(line.bytes);
+            text.contains(" stdout P ") || text.starts_with("{\"log\"") && !text.contains("\\n\"")
+        };
+        let parts: Vec<usize> = (0..lines.len()).filter(|at| is_part(&lines[*at])).collect();
+        assert!(
+            name.starts_with("docker") || parts.len() > 10,
+            "{name}: {}",
+            parts.len()
+        );
+        for part in parts.into_iter().step_by(3) {
+            for overlap in [false, true] {
+                let events = read_rotated(&lines, part + 1, overlap);
+                assert!(what(&events) == whole, "{name}, line {part}");
+            }
+        }
+    }
+}
+
+/// Rotated between two parts, and killed while the next file is still empty.
+#[test]
+fn a_line_in_parts_outlives_an_empty_file_and_a_restart() {
+    let line = |offset, text: &'static str| RawLine {
+        offset,
+        bytes: text.as_bytes(),
+        cut: false,
+    };
+    let opened = |generation, start, head: Option<&'static str>| Opened {
+        generation,
+        start,
+        head: head.map(str::as_bytes),
+        modified: None,
+    };
+    let head = "2026-11-20T21:00:00.1Z stdout F 2026-11-20 21:00:00: Listening on 0.0.0.0:1688";
+    let begun = "2026-11-20T21:00:01.1Z stdout P 2026-11-20 21:00:01: IPv4 connection acc";
+    let ended = "2026-11-20T21:00:01.2Z stdout F epted: 10.0.0.1:50001.";
+    let closed = "2026-11-20T21:00:02.1Z stdout F 2026-11-20 21:00:02: IPv4 connection closed: 10.0.0.1:50001.";
+    let end = head.len() as u64 + 1 + begun.len() as u64 + 1;
+
+    for empty in 1..=3 {
+        let mut first = reader();
+        first.opened(opened(0, 0, None));
+        first.line(0, line(0, head));
+        first.line(0, line(head.len() as u64 + 1, begun));
+        (1..=empty).for_each(|number| first.opened(opened(number, 0, None)));
+        let saved = first.save();
+
+        let mut second = reader();
+        assert_eq!(second.restore(&saved), 0);
+        second.opened(opened(0, end, Some(head)));
+        (1..=empty).for_each(|number| second.opened(opened(number, 0, None)));
+        second.line(empty, line(0, ended));
+        second.line(empty, line(ended.len() as u64 + 1, closed));
+        let events = second.take_events();
+        let kinds: Vec<_> = events
+            .iter()
+            .map(|event| (event.kind, event.port))
+            .collect();
+        assert_eq!(kinds, [(crate::event::Kind::Probe, Some(50001))]);
+    }
+}
+
 #[test]
 fn an_orderly_stop_loses_no_request() {
     for (name, recording) in Recording::all() {

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::{RunError, now, settings};
 use crate::config::{ConfigError, DeadLetters, State};
 use crate::hub::Message;
+use crate::policy::watch::Watch;
 use crate::policy::{Policy, Settings};
 use crate::saved::SavedLog;
 use crate::sink::state::control::{self, Control, Reply, Request};
@@ -21,6 +22,7 @@ pub(super) struct Kept {
     pub(super) policy: Policy,
     pub(super) store: Option<state::Store>,
     pub(super) logs: BTreeMap<String, SavedLog>,
+    pub(super) watches: BTreeMap<String, Watch>,
 }
 
 impl Kept {
@@ -35,18 +37,21 @@ impl Kept {
                 policy: Policy::new(settings.clone(), seed),
                 store: None,
                 logs: BTreeMap::new(),
+                watches: BTreeMap::new(),
             });
         };
         let Opened {
             store,
             policy,
             logs,
+            watches,
         } = state::open(path, *reset, settings, seed, logs)
             .map_err(|error| ConfigError::line(format_args!("--state: {error}")))?;
         Ok(Self {
             policy,
             store: Some(store),
             logs,
+            watches,
         })
     }
 }

@@ -206,6 +206,12 @@ impl Unwrapper {
         }
     }
 
+    /// Goes on with lines that `older`, the generation before, left in parts: the
+    /// runtime may begin another file between two.
+    pub fn inherit(&mut self, older: &mut Self) {
+        self.parts = std::mem::take(&mut older.parts);
+    }
+
     /// Gives what there is of lines whose last part never came: at the end of
     /// the generation.
     pub fn finish(&mut self, each: &mut impl FnMut(Message<'_>)) {

@@ -180,6 +180,8 @@ pub struct Progress {
     pub lag: u64,
     /// The path has no readable file.
     pub waiting_for_file: bool,
+    /// It has something that cannot be opened or read, so that it is waited for.
+    pub unreadable: bool,
     /// A rotated file is being waited out: step again soon.
     pub settling: bool,
     /// The stream is over and everything was handed over; files never end.

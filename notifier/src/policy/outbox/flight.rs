@@ -1,11 +1,12 @@
 //! What is on its way, and what a digest makes of many messages.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 
 use super::shared::Clearance;
-use super::{Message, MessageId};
+use super::{Message, MessageId, Queue};
+use crate::event::EventId;
 use crate::policy::dedup::Key;
 use crate::policy::message::{Alert, DeliveryId, Digest, MAX_ROWS, Notice};
 
@@ -14,12 +15,13 @@ use crate::policy::message::{Alert, DeliveryId, Digest, MAX_ROWS, Notice};
 pub(in crate::policy) struct Fate {
     pub(in crate::policy) key: Key,
     pub(in crate::policy) message: MessageId,
-    pub(in crate::policy) notice: Notice,
+    /// The event that it was made for.
+    pub(in crate::policy) event: EventId,
     pub(in crate::policy) end: End,
 }
 
 /// Whether anybody was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(in crate::policy) enum End {
     /// A reader saw it.
     Told {
@@ -28,8 +30,13 @@ pub(in crate::policy) enum End {
     },
     /// No reader saw it: it was refused for good, or only counted.
     Untold,
-    /// Another sidecar told of its key then.
-    Elsewhere(Timestamp),
+    /// Another sidecar told of its key.
+    Elsewhere {
+        /// When.
+        at: Timestamp,
+        /// What this one would have told.
+        notice: Box<Notice>,
+    },
 }
 
 /// The attempt under way.
@@ -37,7 +44,7 @@ pub(in crate::policy) enum End {
 pub(super) struct Flight {
     pub(super) id: DeliveryId,
     pub(super) alert: Option<Alert>,
-    pub(super) messages: VecDeque<Message>,
+    pub(super) messages: Queue,
     /// What each message's count was when it was handed out.
     pub(super) shown: Vec<u64>,
     /// The keys that the reader sees.
@@ -57,7 +64,7 @@ impl Flight {
 
     pub(super) fn new(
         id: DeliveryId,
-        messages: VecDeque<Message>,
+        messages: Queue,
         listed: HashSet<Key>,
         overflow: u64,
     ) -> Self {
@@ -79,7 +86,8 @@ impl Flight {
 
     /// The messages that nobody told of, should this attempt fail for good.
     pub(super) fn untold(&self) -> impl Iterator<Item = &Message> {
-        self.messages.iter().filter(|message| !message.is_told())
+        let messages = self.messages.iter().map(Box::as_ref);
+        messages.filter(|message| !message.is_told())
     }
 
     pub(super) fn into_fates(self, accepted: bool) -> Vec<Fate> {
@@ -89,12 +97,12 @@ impl Flight {
             listed,
             ..
         } = self;
-        let fate = |(message, shown): (Message, u64)| {
+        let fate = |(message, shown): (Box<Message>, u64)| {
             let end = match message.clearance {
                 _ if accepted && listed.contains(&message.key) => End::Told {
                     unmentioned: message.notice.count.saturating_sub(shown),
                 },
-                Clearance::Told(at) => End::Elsewhere(at),
+                Clearance::Told(at) => return message.into_told_elsewhere(at),
                 _ => End::Untold,
             };
             message.into_fate(end)
@@ -104,7 +112,7 @@ impl Flight {
 }
 
 /// One digest of all messages, a row per key, and the keys that it lists.
-pub(super) fn fold(messages: &VecDeque<Message>, overflow: u64) -> (Digest, HashSet<Key>) {
+pub(super) fn fold(messages: &Queue, overflow: u64) -> (Digest, HashSet<Key>) {
     let mut digest = Digest {
         overflow,
         ..Digest::default()

@@ -1,11 +1,9 @@
 //! What the outcome of an attempt means for the messages of it.
 
-use std::collections::VecDeque;
-
 use jiff::Timestamp;
 
 use super::flight::{Fate, Flight};
-use super::{Message, Outbox, Outcome, Settled};
+use super::{Outbox, Outcome, Queue, Settled};
 use crate::policy::dead::DeadLetter;
 use crate::policy::message::DeliveryId;
 
@@ -61,9 +59,9 @@ impl Outbox {
     /// Puts what was under way back into its old places, but for what others
     /// told meanwhile.
     fn wait_again(&mut self, mut flight: Flight) -> Vec<Fate> {
-        let (told, waiting): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut flight.messages)
+        let (told, waiting): (Queue, Queue) = std::mem::take(&mut flight.messages)
             .into_iter()
-            .partition(Message::is_told);
+            .partition(|message| message.is_told());
         self.waiting.extend(waiting);
         self.waiting
             .make_contiguous()

@@ -33,8 +33,20 @@ impl Message {
         Fate {
             key: self.key,
             message: self.id,
-            notice: self.notice,
+            event: self.notice.event,
             end,
+        }
+    }
+
+    pub(super) fn into_told_elsewhere(self, at: Timestamp) -> Fate {
+        Fate {
+            key: self.key,
+            message: self.id,
+            event: self.notice.event,
+            end: End::Elsewhere {
+                at,
+                notice: Box::new(self.notice),
+            },
         }
     }
 }
@@ -83,6 +95,6 @@ impl Outbox {
         };
         let message = self.waiting.remove(index)?;
         self.changed.note(|| id);
-        Some(message.into_fate(End::Elsewhere(at)))
+        Some(message.into_told_elsewhere(at))
     }
 }

@@ -75,7 +75,7 @@ impl Outbox {
         match table {
             Table::Outbox => {
                 let id = key.try_into().map_err(|_| Unreadable(table))?;
-                let mut message: Message = decode(table, value)?;
+                let mut message: Box<Message> = decode(table, value)?;
                 message.id = MessageId(u64::from_be_bytes(id));
                 self.next_message = self.next_message.max(message.id.0 + 1);
                 self.waiting.push_back(message);

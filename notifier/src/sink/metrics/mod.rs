@@ -88,6 +88,7 @@ struct Inner {
     suspect_lines: Family<labels::Log, Counter>,
     rotations: Family<labels::LogKind, Counter>,
     gaps: Family<labels::Log, Counter>,
+    lost: Family<labels::Log, Counter>,
     silent: Family<labels::Log, Gauge<u64, AtomicU64>>,
 }
 
@@ -195,6 +196,12 @@ impl Metrics {
                 "kms_notifier_log_gaps",
                 "Places where lines may be missing that were written while nobody read",
             ),
+            lost: add_unit(
+                &mut registry,
+                "kms_notifier_log_lost",
+                "Bytes that were there and never became a line",
+                Unit::Bytes,
+            ),
             silent: add(
                 &mut registry,
                 "kms_notifier_log_silent",
@@ -247,6 +254,7 @@ impl Metrics {
             log.set_lag(0);
             log.suspect_lines(0);
             log.gaps(0);
+            log.lost(0);
             log.set_silent(false);
             for kind in [Rotation::Rename, Rotation::Truncate] {
                 drop(inner.rotations.get_or_create(&log.kind(kind)));
@@ -458,6 +466,12 @@ impl LogMetrics {
     /// Counts places where lines may be missing.
     pub fn gaps(&self, n: u64) {
         self.metrics.0.gaps.get_or_create(&self.label()).inc_by(n);
+    }
+
+    /// Counts bytes that a rotation took before they were read as lines.
+    pub fn lost(&self, bytes: u64) {
+        let lost = self.metrics.0.lost.get_or_create(&self.label());
+        lost.inc_by(bytes);
     }
 
     /// Says whether an alert about its silence is in force.

@@ -119,6 +119,8 @@ fn what_exists_from_the_start() {
     kms_notifier_lines_total{log="stdin",class="unrecognised"} 0
     kms_notifier_log_gaps_total{log="kms"} 0
     kms_notifier_log_gaps_total{log="stdin"} 0
+    kms_notifier_log_lost_bytes_total{log="kms"} 0
+    kms_notifier_log_lost_bytes_total{log="stdin"} 0
     kms_notifier_log_rotations_total{log="kms",kind="rename"} 0
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 0
     kms_notifier_log_rotations_total{log="stdin",kind="rename"} 0
@@ -376,6 +378,8 @@ fn the_whole_classic_text() {
     kms_notifier_log_rotations_total{log="kms",kind="truncate"} 1
     # HELP kms_notifier_log_gaps_total Places where lines may be missing that were written while nobody read.
     # TYPE kms_notifier_log_gaps_total counter
+    # HELP kms_notifier_log_lost_bytes_total Bytes that were there and never became a line.
+    # TYPE kms_notifier_log_lost_bytes_total counter
     # HELP kms_notifier_log_silent 1 while no line comes for as long as is configured.
     # TYPE kms_notifier_log_silent gauge
     # HELP kms_slack_notifier_up 1 while it runs.

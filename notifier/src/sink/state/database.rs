@@ -22,8 +22,12 @@ const SCHEMA_KEY: &str = "schema";
 /// By name, what is kept of each log.
 const LOGS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("logs");
 
-/// Memory for pages; the state is a few hundred KiB, and read once.
-const CACHE: usize = 4 << 20;
+/// By name, what a log's watch knows. Absent in files of before there were any.
+const WATCHES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("watches");
+
+/// Memory for pages. The state is a few hundred KiB, and read once; what is written
+/// beyond this leaves for the disk before the transaction ends.
+const CACHE: usize = 512 << 10;
 
 pub(super) fn rows(table: Table) -> Rows {
     TableDefinition::new(match table {
@@ -96,6 +100,7 @@ fault_from!(
 pub(super) struct Contents {
     pub(super) policy: Stored,
     pub(super) logs: Vec<(String, Vec<u8>)>,
+    pub(super) watches: Vec<(String, Vec<u8>)>,
 }
 
 /// An open database with the schema of this version.
@@ -162,38 +167,42 @@ impl Database {
         contents(&self.inner.begin_read()?)
     }
 
-    /// Writes rows and logs in one transaction that is on the disk at the end.
+    /// Writes rows and logs in one transaction that is on the disk at the end. Each
+    /// row is let go once its page has it: a full outbox is not there twice.
     pub(super) fn write(
         &self,
-        changes: &Changes,
+        changes: Changes,
         logs: &HashMap<Arc<str>, Vec<u8>>,
+        watches: &HashMap<Arc<str>, Vec<u8>>,
     ) -> Result<(), Fault> {
         let transaction = self.inner.begin_write()?;
+        let Changes {
+            whole,
+            rows: mut changed,
+        } = changes;
+        changed.sort_by_key(|row| row.table);
+        let mut changed = changed.into_iter().peekable();
         for table in Table::ALL {
-            let mut table_rows = changes
-                .rows
-                .iter()
-                .filter(|row| row.table == table)
-                .peekable();
-            if table_rows.peek().is_none() && !changes.whole {
+            if !whole && changed.peek().is_none_or(|row| row.table != table) {
                 continue;
             }
-            if changes.whole {
+            if whole {
                 transaction.delete_table(rows(table))?;
             }
             let mut stored = transaction.open_table(rows(table))?;
-            for row in table_rows {
+            while let Some(row) = changed.next_if(|row| row.table == table) {
                 match &row.value {
                     Some(value) => stored.insert(&*row.key, &**value)?,
                     None => stored.remove(&*row.key)?,
                 };
             }
         }
-        let mut stored = transaction.open_table(LOGS)?;
-        for (log, state) in logs {
-            stored.insert(&**log, &**state)?;
+        for (table, changed) in [(LOGS, logs), (WATCHES, watches)] {
+            let mut stored = transaction.open_table(table)?;
+            for (log, state) in changed {
+                stored.insert(&**log, &**state)?;
+            }
         }
-        drop(stored);
         Ok(transaction.commit()?)
     }
 
@@ -214,25 +223,27 @@ impl Database {
             return Ok(());
         }
         let transaction = self.inner.begin_write()?;
-        let mut stored = transaction.open_table(LOGS)?;
-        for log in logs {
-            stored.remove(&**log)?;
+        for table in [LOGS, WATCHES] {
+            let mut stored = transaction.open_table(table)?;
+            for log in logs {
+                stored.remove(&**log)?;
+            }
         }
-        drop(stored);
         Ok(transaction.commit()?)
     }
 }
 
 /// The schema's version; none if there is no such table.
 fn schema(transaction: &ReadTransaction) -> Result<Option<u64>, Fault> {
-    if !transaction
-        .list_tables()?
-        .any(|table| table.name() == META.name())
-    {
+    if !has_table(transaction, META.name())? {
         return Ok(None);
     }
     let version = transaction.open_table(META)?.get(SCHEMA_KEY)?;
     Ok(version.map(|version| version.value()))
+}
+
+fn has_table(transaction: &ReadTransaction, name: &str) -> Result<bool, Fault> {
+    Ok(transaction.list_tables()?.any(|table| table.name() == name))
 }
 
 fn contents(transaction: &ReadTransaction) -> Result<Contents, Fault> {
@@ -244,10 +255,15 @@ fn contents(transaction: &ReadTransaction) -> Result<Contents, Fault> {
             contents.policy.push(row);
         }
     }
-    for row in transaction.open_table(LOGS)?.iter()? {
-        let (name, state) = row?;
-        let row = (name.value().to_owned(), state.value().to_vec());
-        contents.logs.push(row);
+    let mut tables = vec![(LOGS, &mut contents.logs)];
+    if has_table(transaction, WATCHES.name())? {
+        tables.push((WATCHES, &mut contents.watches));
+    }
+    for (table, rows) in tables {
+        for row in transaction.open_table(table)?.iter()? {
+            let (name, state) = row?;
+            rows.push((name.value().to_owned(), state.value().to_vec()));
+        }
     }
     Ok(contents)
 }

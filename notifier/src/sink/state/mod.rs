@@ -21,6 +21,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use self::database::{Contents, Database, Fault};
+use crate::policy::watch::Watch;
 use crate::policy::{Policy, Settings};
 use crate::saved::SavedLog;
 
@@ -78,6 +79,8 @@ pub struct Opened {
     pub policy: Policy,
     /// By name, where each log stands.
     pub logs: BTreeMap<String, SavedLog>,
+    /// By name, what was known of each log's silence and drift.
+    pub watches: BTreeMap<String, Watch>,
 }
 
 /// How a save ended.
@@ -140,14 +143,16 @@ pub fn open(
             taken.ok().map(|(taken, _)| taken)
         }
     };
-    let (policy, logs) = taken.unwrap_or_else(|| {
+    let (policy, logs, watches) = taken.unwrap_or_else(|| {
         let policy = Policy::restore(settings.clone(), seed, &Vec::new());
-        (policy.expect("no rows are readable rows"), BTreeMap::new())
+        let policy = policy.expect("no rows are readable rows");
+        (policy, BTreeMap::new(), BTreeMap::new())
     });
     Ok(Opened {
         store,
         policy,
         logs,
+        watches,
     })
 }
 
@@ -170,8 +175,8 @@ fn guarded<T>(attempt: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
         .unwrap_or_else(|_| Err(Fault::Unreadable("its pages make no sense".into())))
 }
 
-/// A policy, and where each followed log stands.
-type Taken = (Policy, BTreeMap<String, SavedLog>);
+/// A policy, where each followed log stands, and their watches.
+type Taken = (Policy, BTreeMap<String, SavedLog>, BTreeMap<String, Watch>);
 
 /// Makes sense of the rows. Also gives the names of logs that nobody follows.
 fn take_over(
@@ -193,7 +198,12 @@ fn take_over(
             others.push(name);
         }
     }
-    Ok(((policy, logs), others))
+    // One that another version wrote begins anew.
+    let watches = contents.watches.into_iter();
+    let watches = watches
+        .filter_map(|(name, bytes)| Some((name, Watch::decode(&bytes)?)))
+        .collect();
+    Ok(((policy, logs, watches), others))
 }
 
 /// Writes the state.
@@ -203,6 +213,8 @@ pub struct Store {
     database: Option<Database>,
     /// States of logs that are not written yet.
     logs: HashMap<Arc<str>, Vec<u8>>,
+    /// Watches that are not written yet.
+    watches: HashMap<Arc<str>, Vec<u8>>,
     /// All of the policy is to be written, not only what changed.
     whole: bool,
     retry_at: Option<Timestamp>,
@@ -226,6 +238,7 @@ impl Store {
             path,
             database: None,
             logs: HashMap::new(),
+            watches: HashMap::new(),
             whole: false,
             retry_at: None,
             saves: 0,
@@ -264,10 +277,15 @@ impl Store {
         self.logs.insert(log, state);
     }
 
+    /// What is known of a log's silence and drift, to be written by the next save.
+    pub fn handle_watch(&mut self, log: Arc<str>, watch: Vec<u8>) {
+        self.watches.insert(log, watch);
+    }
+
     /// Whether there is anything to save.
     #[must_use]
     pub fn has_changed(&self, policy: &Policy) -> bool {
-        !self.logs.is_empty() || policy.has_changed()
+        !self.logs.is_empty() || !self.watches.is_empty() || policy.has_changed()
     }
 
     /// When a state that cannot be written is tried again.
@@ -319,7 +337,7 @@ impl Store {
         self.saves = self.saves.wrapping_add(1);
         let look = self.saves.is_multiple_of(LOOK_EVERY);
         let database = guarded(|| {
-            database.write(&changes, &self.logs)?;
+            database.write(changes, &self.logs, &self.watches)?;
             if look && database.size() > self.compact_above {
                 database.compact()?;
                 self.compact_above = COMPACT_ABOVE.max(database.size().saturating_mul(2));
@@ -329,6 +347,7 @@ impl Store {
         self.database = Some(database);
         self.whole = false;
         self.logs.clear();
+        self.watches.clear();
         Ok(())
     }
 

@@ -73,7 +73,7 @@ fn what_was_saved_is_there_again() {
 fn the_tables_of_version_1() {
     assert_eq!(SCHEMA, 1);
     let (_directory, path) = place();
-    drop(reopen(&path).unwrap());
+    save(&mut reopen(&path).unwrap(), "10.0.0.1");
     let database = redb::Database::open(&path).unwrap();
     let transaction = redb::ReadableDatabase::begin_read(&database).unwrap();
     let mut tables: Vec<String> = transaction
@@ -91,9 +91,34 @@ fn the_tables_of_version_1() {
             "meta",
             "outbox",
             "rest",
+            "watches",
             "window"
         ]
     );
+}
+
+#[test]
+fn a_file_of_before_there_were_watches_is_taken_over() {
+    let (_directory, path) = place();
+    let mut opened = reopen(&path).unwrap();
+    let watch = Watch::new(None, at(0));
+    opened.store.handle_watch("kms".into(), watch.encode());
+    opened.store.handle_watch("other".into(), vec![0xff]);
+    assert_eq!(save(&mut opened, "10.0.0.1"), Saved::Written);
+    drop(opened);
+    let opened = reopen(&path).unwrap();
+    assert_eq!(opened.watches.keys().collect::<Vec<_>>(), ["kms"]);
+    drop(opened);
+
+    let database = redb::Database::open(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new("watches");
+    assert!(transaction.delete_table(table).unwrap());
+    transaction.commit().unwrap();
+    drop(database);
+    let opened = reopen(&path).unwrap();
+    assert!(opened.watches.is_empty());
+    assert_eq!((opened.store.set_aside_count(), opened.logs.len()), (0, 1));
 }
 
 fn write_schema(path: &Path, version: u64) {
@@ -260,6 +285,66 @@ proptest! {
             Err(error) => prop_assert!(matches!(error, OpenError::Newer { .. }), "{}", error),
         }
     }
+}
+
+/// What docs/performance.md says of a night without Slack. The times are of whoever
+/// runs it: `cargo test --release -p notifier a_night_without_slack -- --nocapture`.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a measurement says what it measured"
+)]
+fn a_night_without_slack_is_a_small_file() {
+    let (_directory, path) = place();
+    let mut opened = reopen(&path).unwrap();
+    let (mut now, mut largest, mut times) = (at(1_000_000), 0, Vec::new());
+    for n in 0..5000_u64 {
+        let client = n % 300;
+        let ip = format!("10.10.{}.{}", client / 200, client % 200);
+        let mut event = activation(&ip, "Office 2019");
+        event.id.0 = u128::from(n).to_be_bytes();
+        opened.policy.handle_event(&mut event, now);
+        if let Some(delivery) = opened.policy.poll_delivery(now) {
+            let outcome = Outcome::Retry;
+            opened.policy.handle_outcome(delivery.id, outcome, now);
+        }
+        // Not each by itself, so that the test takes seconds on a slow disk.
+        if n % 10 == 9 {
+            opened.store.handle_log("kms".into(), position(n).encode());
+            let begun = std::time::Instant::now();
+            let saved = opened.store.save(&mut opened.policy, now);
+            times.push(begun.elapsed());
+            assert_eq!(saved, Saved::Written);
+            largest = largest.max(opened.store.size());
+        }
+        now += SignedDuration::from_secs(6);
+    }
+    drop(opened);
+    let mut opened = reopen(&path).unwrap();
+    let (messages, events) = (opened.policy.len(), opened.policy.unsent_events());
+    assert_eq!((messages, events), (300, 5000));
+    let rows = opened.policy.take_changes(true).rows;
+    let bytes =
+        |row: &crate::policy::rows::Row| row.key.len() + row.value.as_ref().map_or(0, Vec::len);
+    let bytes: usize = rows.iter().map(bytes).sum();
+    times.sort_unstable();
+    let part = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!(
+        "{messages} messages of {events} events, {bytes} bytes of rows, a file of {largest} bytes; \
+         {} saves: half took {:?}, 95 % {:?}, all {:?}",
+        times.len(),
+        part(50),
+        part(95),
+        part(100),
+    );
+    assert!(bytes < 128 << 10 && largest < 2 << 20, "{bytes}, {largest}");
+    let delivery = opened
+        .policy
+        .poll_delivery(now + SignedDuration::from_secs(60));
+    let Some(crate::policy::Body::Digest(digest)) = delivery.map(|delivery| delivery.body) else {
+        panic!("all of it is one digest");
+    };
+    assert_eq!(digest.events(), 5000);
 }
 
 #[test]

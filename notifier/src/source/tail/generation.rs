@@ -195,9 +195,26 @@ impl Generation {
         Some(Mark::new(self.id, offset, &self.head, trail, seen_until))
     }
 
+    /// A place in it by which a copy of it is known: where it stands or, if no
+    /// line was read yet, the end of its first bytes.
+    pub(super) fn place(&self) -> Option<Mark> {
+        let mark = self.mark(None).filter(|mark| mark.offset > 0);
+        mark.or_else(|| {
+            // What cannot be read was told, and has no copy that is known.
+            let head = read_range(&self.file, 0, HEAD_SIZE as u64).ok()?;
+            let end = head.len() as u64;
+            (end > 0).then(|| Mark::new(self.id, end, &head, &head, None))
+        })
+    }
+
     /// Whether everything that is known to be there was handed over.
     pub(super) fn is_read(&self) -> bool {
         matches!(self.join, Join::Opened) && self.lag() == 0 && self.splitter.pending() == 0
+    }
+
+    /// Whether the last read failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.read_failed
     }
 
     pub(super) fn size(&self) -> u64 {

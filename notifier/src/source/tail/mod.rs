@@ -10,6 +10,8 @@
 //! and inode tell files apart. Across a restart they do not, and a [`Mark`] does;
 //! `resume` finds what was written and rotated meanwhile.
 
+#[cfg(test)]
+mod crash_tests;
 mod generation;
 mod mark;
 #[cfg(test)]
@@ -40,9 +42,12 @@ pub use rotated::{RotatedGlob, RotatedGlobError};
 
 use super::{DEFAULT_MAX_LINE, LineHandler, Notice, Progress, Rotation};
 
-/// How many rotated files are kept open at most; where reading is resumed, as
-/// many as there are to read, at most 32.
+/// How many rotated files that were read to their ends are kept open at most, in
+/// case the server still writes to them.
 pub const MAX_OLD_FILES: usize = 8;
+
+/// How many rotated files with something to read are held at most.
+const MAX_UNREAD: usize = 32;
 
 /// About how many bytes one step reads at most; it may read one read more.
 const STEP_BYTES: u64 = 1024 * 1024;
@@ -145,12 +150,15 @@ pub struct Tail {
     /// Files that were closed since everything was read last: until then, a
     /// restart would take them for news. Oldest first, at most [`MAX_FINISHED`].
     finished: Vec<Mark>,
+    /// Files that were closed before those, to know them again: at most as many.
+    closed: VecDeque<Mark>,
     /// Oldest first.
     old: VecDeque<Old>,
-    max_old: usize,
     next_number: u32,
     trouble: Option<Trouble>,
     seen_until: Option<Timestamp>,
+    /// What that was when an earlier run ended, whose closed files are not known.
+    resumed_at: Option<Timestamp>,
     /// When a rotation that failed may be tried again.
     rotate_again: Option<Instant>,
 }
@@ -168,11 +176,12 @@ impl Tail {
             resume: None,
             current: None,
             finished: Vec::new(),
+            closed: VecDeque::new(),
             old: VecDeque::new(),
-            max_old: MAX_OLD_FILES,
             next_number: 0,
             trouble: None,
             seen_until: None,
+            resumed_at: None,
             rotate_again: None,
         };
         let begin = match start {
@@ -200,7 +209,9 @@ impl Tail {
         let mut read = 0;
         let mut reading = Reading::AtEnd;
         // A newer file's turn comes when the older ones have nothing to read.
+        let mut newer = self.old.len();
         for mut old in mem::take(&mut self.old) {
+            newer -= 1;
             if reading == Reading::AtEnd {
                 reading = old.read(&mut read, STEP_BYTES, now, handler);
                 if let (Reading::StartedOver, Old::Plain(generation)) = (reading, &mut old) {
@@ -212,6 +223,9 @@ impl Tail {
             if may_close && old.is_over(now, self.options.old_silence) {
                 self.finish(&old);
                 old.close(handler);
+            } else if reading == Reading::AtEnd && newer >= MAX_OLD_FILES {
+                self.finish(&old);
+                old.displace(handler);
             } else {
                 self.old.push_back(old);
             }
@@ -235,6 +249,8 @@ impl Tail {
             at_end: reading == Reading::AtEnd,
             lag: old_lag + self.current.as_ref().map_or(0, Generation::lag),
             waiting_for_file: self.trouble.is_some(),
+            unreadable: matches!(self.trouble, Some(Trouble::Unreadable(_)))
+                || self.current.as_ref().is_some_and(Generation::is_failing),
             settling: !self.old.is_empty(),
             ended: false,
         }
@@ -281,15 +297,16 @@ impl Tail {
             let back = self.old.iter().position(|old| old.is(id));
             if let Some(Old::Plain(mut generation)) = back.and_then(|at| self.old.remove(at)) {
                 generation.reinstate();
-                return Ok(Some(generation));
+                return Ok(Some((generation, Vec::new())));
             }
-            self.begin(opened, Begin::Start).map(Some)
+            let next = self.begin(opened, Begin::Start)?;
+            Ok(Some((next, self.missed(id, handler))))
         });
         match adopted {
             Ok(next) => {
                 self.trouble = None;
-                if let Some(next) = next {
-                    self.replace(next, now, handler);
+                if let Some((next, missed)) = next {
+                    self.replace(next, missed, now, handler);
                 }
             }
             Err(error) => self.complain(&error, handler),
@@ -300,51 +317,6 @@ impl Tail {
         self.current
             .as_ref()
             .is_some_and(|current| current.id() == id)
-    }
-
-    /// Finds what is to be read since an earlier run stopped. Without any file,
-    /// that waits until one is there.
-    fn resume(
-        &mut self,
-        marks: Vec<Mark>,
-        found: Result<(fs::File, fs::Metadata), TailError>,
-        handler: &mut impl LineHandler,
-    ) {
-        let (current, error) = match found {
-            Ok(opened) => (Some(opened), None),
-            // Beside it was looked already.
-            Err(error) if self.trouble.is_some() || !error.is_missing() => {
-                self.resume = Some(marks);
-                return self.complain(&error, handler);
-            }
-            Err(error) => (None, Some(error)),
-        };
-        if let Some(plan) = resume::plan(&marks, current, &self.options, handler) {
-            self.trouble = None;
-            self.seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
-            let modified = plan.current.as_ref().and_then(Generation::modified);
-            self.seen_since(modified);
-            self.max_old = plan.old.len().max(MAX_OLD_FILES);
-            for mut old in plan.old {
-                old.set_number(take_number(&mut self.next_number));
-                self.old.push_back(old);
-            }
-            self.current = plan.current;
-            match &mut self.current {
-                Some(current) => current.number = take_number(&mut self.next_number),
-                // The last one is the log, as it would be had we seen it renamed.
-                None => match self.old.pop_back() {
-                    Some(Old::Plain(last)) => self.current = Some(last),
-                    Some(packed) => self.old.push_back(packed),
-                    None => {}
-                },
-            }
-        } else {
-            self.resume = Some(marks);
-        }
-        if let Some(error) = error {
-            self.complain(&error, handler);
-        }
     }
 
     /// With the first file of all, older ones are none of ours.
@@ -362,7 +334,9 @@ impl Tail {
             .filter_map(|time| Timestamp::try_from(time).ok())
             .max();
         self.seen_until = self.seen_until.max(latest);
-        self.finished.clear();
+        self.closed.extend(self.finished.drain(..));
+        let too_many = self.closed.len().saturating_sub(MAX_FINISHED);
+        self.closed.drain(..too_many);
     }
 
     /// Rotates the log ourselves, if it is large enough and nobody can miss a
@@ -387,17 +361,25 @@ impl Tail {
         }
     }
 
-    fn replace(&mut self, next: Generation, now: Instant, handler: &mut impl LineHandler) {
+    /// Another file is the log now; others were it in between, unseen.
+    fn replace(
+        &mut self,
+        next: Generation,
+        missed: Vec<Old>,
+        now: Instant,
+        handler: &mut impl LineHandler,
+    ) {
         let Some(mut old) = self.current.replace(next) else {
             return;
         };
         handler.rotated(Rotation::Rename);
         old.retire(now);
         self.old.push_back(Old::Plain(old));
-        if self.old.len() > self.max_old
+        self.old.extend(missed);
+        while self.old.len() > MAX_OLD_FILES + MAX_UNREAD
             && let Some(mut oldest) = self.old.pop_front()
         {
-            // What it got since the last step is still worth one read.
+            // It is still worth one read.
             oldest.read(&mut 0, STEP_BYTES, now, handler);
             self.finish(&oldest);
             oldest.displace(handler);

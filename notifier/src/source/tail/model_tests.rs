@@ -69,6 +69,8 @@ struct ModelFile {
     packed: bool,
     /// The tail reads it compressed: at once, to its end.
     read_packed: bool,
+    /// The tail read it, and let go of it.
+    closed: bool,
     /// Seconds: no two changes are at the same time.
     modified: u64,
 }
@@ -82,12 +84,13 @@ struct Model {
     current: Option<usize>,
     /// The rotated files that it still reads, oldest first.
     old: Vec<usize>,
-    max_old: usize,
     /// Where the killed tail was, until the next one has found a file: the files.
     marked: Option<Vec<usize>>,
     running: bool,
     /// When the last change was that the tail knows of.
     seen_until: u64,
+    /// What that was at the last restart.
+    resumed_at: u64,
     lines: Vec<Line>,
     lost: u64,
     /// How often lines may be missing.
@@ -110,10 +113,10 @@ impl Model {
             named: None,
             current: None,
             old: Vec::new(),
-            max_old: MAX_OLD_FILES,
             marked: None,
             running: true,
             seen_until: 0,
+            resumed_at: 0,
             lines: Vec::new(),
             lost: 0,
             gaps: 0,
@@ -148,6 +151,7 @@ impl Model {
             name: Some(self.path()),
             packed: false,
             read_packed: false,
+            closed: false,
             modified: 0,
         });
         self.touch(self.files.len() - 1);
@@ -285,7 +289,6 @@ impl Model {
             }
         }
         files.retain(|at| self.named != Some(*at));
-        self.max_old = files.len().max(MAX_OLD_FILES);
         for at in (0..self.files.len()).filter(|at| !found.contains(at)) {
             self.files[at].position = 0;
         }
@@ -293,6 +296,7 @@ impl Model {
             (file.seen, file.starts_over, file.last_data) = (file.position, false, self.now);
             file.read_packed = file.packed;
         }
+        self.resumed_at = self.seen_until;
         self.current = self.named;
         if self.named.is_none() && files.last().is_some_and(|last| !self.files[*last].packed) {
             self.current = files.pop();
@@ -321,21 +325,21 @@ impl Model {
         if self.named.is_some() && self.named != self.current {
             if let Some(current) = self.current.take() {
                 self.files[current].last_data = self.now;
+                let missed = self.missed(current);
                 self.old.push(current);
-                if self.old.len() > self.max_old {
-                    let oldest = self.old.remove(0);
-                    self.read(oldest);
-                    self.finish(oldest);
-                }
+                self.old.extend(missed);
             }
             self.current = self.named;
         }
+        let mut newer = self.old.len();
         for old in std::mem::take(&mut self.old) {
+            newer -= 1;
             self.read(old);
             let file = &self.files[old];
             let is_over = file.read_packed || self.now - file.last_data >= SILENCE;
-            if self.current.is_some() && is_over {
+            if self.current.is_some() && is_over || newer >= MAX_OLD_FILES {
                 self.finish(old);
+                self.files[old].closed = true;
             } else {
                 self.old.push(old);
             }
@@ -346,6 +350,24 @@ impl Model {
         let open = self.old.iter().chain(&self.current);
         let latest = open.map(|at| self.files[*at].modified).max();
         self.seen_until = self.seen_until.max(latest.unwrap_or(0));
+    }
+
+    /// Files that had the name since the last step, and were rotated away.
+    fn missed(&mut self, current: usize) -> Vec<usize> {
+        let is_missed = |at: &usize| {
+            let file = &self.files[*at];
+            let is_open = *at == current || self.old.contains(at) || self.named == Some(*at);
+            let is_new = file.modified >= self.seen_until && file.modified != self.resumed_at;
+            !is_open && is_new && !file.closed && file.name.is_some()
+        };
+        let mut missed: Vec<usize> = (0..self.files.len()).filter(is_missed).collect();
+        missed.sort_by_key(|at| self.files[*at].modified);
+        for at in &missed {
+            let file = &mut self.files[*at];
+            (file.seen, file.position, file.starts_over) = (0, 0, false);
+            (file.last_data, file.read_packed) = (self.now, file.packed);
+        }
+        missed
     }
 
     fn read(&mut self, index: usize) {

@@ -7,7 +7,9 @@
 //! and the current one are those that were changed after everything had been
 //! read, in the order of their last change. A tool that compresses or moves files
 //! keeps that time, and a file is renamed when its last line is in it, so this is
-//! the order in which they were written.
+//! the order in which they were written. The kernel's clock ticks every few
+//! milliseconds: of files with the same time the names say which is older, and one
+//! that came and went within the tick of the last change that was seen is missed.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata};
@@ -21,24 +23,107 @@ use super::mark::{FileId, Mark};
 use super::old::Old;
 use super::packed::Packed;
 use super::rotated::{self, Candidate};
-use super::{TailError, TailOptions};
+use super::{MAX_UNREAD, Tail, TailError, TailOptions, take_number};
 use crate::source::{Gap, LineHandler, Notice, Rotation};
 
-/// How many rotated files are read at most; each is held open until then.
-const MAX_OLD: usize = 32;
+impl Tail {
+    /// Finds what is to be read since an earlier run stopped. Without any file,
+    /// that waits until one is there.
+    pub(super) fn resume(
+        &mut self,
+        marks: Vec<Mark>,
+        found: Result<(File, Metadata), TailError>,
+        handler: &mut impl LineHandler,
+    ) {
+        let (current, error) = match found {
+            Ok(opened) => (Some(opened), None),
+            // Beside it was looked already.
+            Err(error) if self.trouble.is_some() || !error.is_missing() => {
+                self.resume = Some(marks);
+                return self.complain(&error, handler);
+            }
+            Err(error) => (None, Some(error)),
+        };
+        if let Some(plan) = plan(&marks, current, &self.options, handler) {
+            self.trouble = None;
+            self.seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
+            self.resumed_at = self.seen_until;
+            let modified = plan.current.as_ref().and_then(Generation::modified);
+            self.seen_since(modified);
+            for mut old in plan.old {
+                old.set_number(take_number(&mut self.next_number));
+                self.old.push_back(old);
+            }
+            self.current = plan.current;
+            match &mut self.current {
+                Some(current) => current.number = take_number(&mut self.next_number),
+                // The last one is the log, as it would be had we seen it renamed.
+                None => match self.old.pop_back() {
+                    Some(Old::Plain(last)) => self.current = Some(last),
+                    Some(packed) => self.old.push_back(packed),
+                    None => {}
+                },
+            }
+        } else {
+            self.resume = Some(marks);
+        }
+        if let Some(error) = error {
+            self.complain(&error, handler);
+        }
+    }
+
+    /// Finds the files that had the log's name since it was looked at last and
+    /// were rotated away again, before `next` got it.
+    pub(super) fn missed(&mut self, next: FileId, handler: &mut impl LineHandler) -> Vec<Old> {
+        let (Some(current), Some(seen_until)) =
+            (&self.current, self.seen_until.map(SystemTime::from))
+        else {
+            return Vec::new();
+        };
+        let found = candidates(&self.options, Some(next), handler);
+        // Two changes within a tick of the kernel's clock have the same time.
+        let known = self.resumed_at.map(SystemTime::from);
+        let is_news = |modified| modified >= seen_until && Some(modified) != known;
+        let is_news = |file: &Candidate| file.modified.is_some_and(is_news);
+        let (mut candidates, left_out) = news(found, is_news);
+        let is_open = |id| current.id() == id || self.old.iter().any(|old| old.is(id));
+        candidates.retain(|file| !is_open(file.id));
+        if candidates.is_empty() && left_out == 0 {
+            return Vec::new();
+        }
+        // Copies of files that are known, packed perhaps, are no news either.
+        let open = self.old.iter().filter_map(|old| match old {
+            Old::Plain(generation) => generation.place(),
+            Old::Packed(packed) => packed.mark(None),
+        });
+        let closed = self.closed.iter().chain(&self.finished).copied();
+        let known: Vec<Mark> = closed.chain(open).chain(current.place()).collect();
+        let mut search = Search::new(&known, self.options.max_line);
+        for candidate in &candidates {
+            search.look_into(candidate, &known, None, false);
+        }
+        candidates.retain(|file| !search.copies.contains(&file.id));
+        let mut missed = Vec::new();
+        open_all(candidates, left_out, &self.options, &mut missed, handler);
+        for old in &mut missed {
+            old.set_number(take_number(&mut self.next_number));
+        }
+        missed
+    }
+}
 
 /// What is to be read; no file has its number yet.
-pub(super) struct Plan {
+struct Plan {
     /// The files before the current one, oldest first.
-    pub(super) old: Vec<Old>,
+    old: Vec<Old>,
     /// The file under the path, if there is one.
-    pub(super) current: Option<Generation>,
+    current: Option<Generation>,
 }
 
 /// Finds what is to be read, opens it, and tells what is missing. `current` is the
 /// file under the path. None where no file is there, be it marked or current:
 /// that may change, so it says nothing of what is missing.
-pub(super) fn plan(
+fn plan(
     marks: &[Mark],
     current: Option<(File, Metadata)>,
     options: &TailOptions,
@@ -49,22 +134,15 @@ pub(super) fn plan(
         let at = |by_id| marks.iter().position(|mark| is_in(mark, current, by_id));
         at(true).or_else(|| at(false))
     });
-    let mut search = Search {
-        max_line: options.max_line,
-        found: marks.iter().map(|_| None).collect(),
-        copies: HashSet::new(),
-    };
-    // As long as the log was not rotated, other files are no business of ours.
-    let mut candidates = Vec::new();
-    let mut left_out = 0;
-    if in_current.is_none_or(|_| marks.len() > 1) {
-        match rotated::candidates(&options.path, &options.rotated, current_id) {
-            Ok(found) => (candidates, left_out) = found,
-            Err((path, error)) => handler.notice(Notice::Gap(Gap::Unreadable {
-                path: &path,
-                error: &error,
-            })),
-        }
+    let mut search = Search::new(marks, options.max_line);
+    // As long as the log was not rotated, other files are no business of ours. One
+    // in which nothing was read may have been copied away and truncated.
+    let rotated = in_current.is_none_or(|at| {
+        at + 1 < marks.len() || marks.get(at).is_some_and(|mark| mark.offset == 0)
+    });
+    let (mut candidates, mut left_out) = (Vec::new(), 0);
+    if rotated || marks.len() > 1 {
+        (candidates, left_out) = self::candidates(options, current_id, handler);
     }
     for by_id in [true, false] {
         for candidate in &candidates {
@@ -75,9 +153,20 @@ pub(super) fn plan(
         return None;
     }
 
-    let mut old = Vec::new();
+    let seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
+    let seen_until = seen_until.map(SystemTime::from);
+    let was_empty_log = |at: usize| {
+        rotated && at + 1 == marks.len() && marks.last().is_some_and(|mark| mark.offset == 0)
+    };
+    let (mut old, mut in_turn) = (Vec::new(), HashSet::new());
     for (at, (mark, found)) in marks.iter().zip(search.found).enumerate() {
         match found {
+            // It was the log and nothing was read in it. It may have been copied away
+            // and emptied since, so it takes its turn among the others.
+            Some(file) if was_empty_log(at) && file.modified() > seen_until => {
+                search.copies.remove(&mark.file);
+                in_turn.insert(mark.file);
+            }
             Some(file) => old.push(file),
             None if in_current == Some(at) => {}
             None => handler.notice(Notice::Gap(Gap::FileGone {
@@ -85,9 +174,16 @@ pub(super) fn plan(
             })),
         }
     }
-    if in_current.is_none_or(|at| at + 1 < marks.len()) {
+    // With nothing read before, what is not the log is none of ours.
+    if let Some(seen_until) = seen_until.filter(|_| rotated) {
         candidates.retain(|file| !search.copies.contains(&file.id));
-        between(marks, candidates, left_out, options, &mut old, handler);
+        let found = (candidates, left_out);
+        let is_news = |file: &Candidate| {
+            // Its first bytes may have come after it was listed.
+            file.modified > Some(seen_until) || in_turn.contains(&file.id)
+        };
+        let (candidates, left_out) = news(found, is_news);
+        open_all(candidates, left_out, options, &mut old, handler);
     }
     let current = current.and_then(|opened| {
         let mark = in_current.and_then(|at| marks.get(at));
@@ -110,23 +206,46 @@ pub(super) fn plan(
     Some(Plan { old, current })
 }
 
-/// Opens the files that were written after the last marked one and rotated away
-/// before the current one was there.
-fn between(
-    marks: &[Mark],
-    mut candidates: Vec<Candidate>,
+/// The rotated files beside the log, and how many more there are.
+fn candidates(
+    options: &TailOptions,
+    but: Option<FileId>,
+    handler: &mut impl LineHandler,
+) -> (Vec<Candidate>, usize) {
+    rotated::candidates(&options.path, &options.rotated, but).unwrap_or_else(|(path, error)| {
+        handler.notice(Notice::Gap(Gap::Unreadable {
+            path: &path,
+            error: &error,
+        }));
+        (Vec::new(), 0)
+    })
+}
+
+/// Those files, oldest first, that were changed late enough; those left out are
+/// older than all of them.
+fn news(
+    (mut candidates, left_out): (Vec<Candidate>, usize),
+    is_news: impl Fn(&Candidate) -> bool,
+) -> (Vec<Candidate>, usize) {
+    let all = candidates.len();
+    candidates.retain(is_news);
+    let left_out = if candidates.len() == all { left_out } else { 0 };
+    (candidates, left_out)
+}
+
+/// Opens rotated files at their beginnings, to be read after those that are in
+/// `old`: as many as can be held.
+fn open_all(
+    candidates: Vec<Candidate>,
     left_out: usize,
     options: &TailOptions,
     old: &mut Vec<Old>,
     handler: &mut impl LineHandler,
 ) {
-    let seen_until = marks.iter().filter_map(|mark| mark.seen_until).max();
-    let Some(seen_until) = seen_until.map(SystemTime::from) else {
-        return;
-    };
-    candidates.retain(|file| file.modified > Some(seen_until));
-    let room = MAX_OLD.saturating_sub(old.len());
-    let too_many = candidates.len().saturating_sub(room);
+    let unread = old.iter().filter(|old| old.lag() > 0).count();
+    let too_many = candidates
+        .len()
+        .saturating_sub(MAX_UNREAD.saturating_sub(unread));
     if too_many + left_out > 0 {
         let files = too_many + left_out;
         handler.notice(Notice::Gap(Gap::TooMany { files }));
@@ -168,6 +287,14 @@ struct Search {
 }
 
 impl Search {
+    fn new(marks: &[Mark], max_line: usize) -> Self {
+        Self {
+            max_line,
+            found: marks.iter().map(|_| None).collect(),
+            copies: HashSet::new(),
+        }
+    }
+
     /// Looks for the marks that are in a file; it becomes the file of the first
     /// if that has none yet.
     fn look_into(

@@ -231,7 +231,8 @@ fn a_file_that_appears_later_is_read_from_byte_0_and_waiting_is_told_once() {
     let mut bench = Bench::new();
     bench.open(Start::End);
     for _ in 0..3 {
-        assert!(bench.poll().waiting_for_file);
+        let progress = bench.poll();
+        assert!(progress.waiting_for_file && !progress.unreadable);
     }
     bench.append("log", "one\n");
     assert_eq!(bench.lines(), ["0 one"]);
@@ -331,6 +332,67 @@ fn many_rotations_at_once_close_the_oldest_after_reading_it() {
         (0, CloseReason::Displaced)
     );
     assert_eq!((closed.unterminated, closed.lost), (true, 0));
+}
+
+#[test]
+fn files_that_came_and_went_between_two_steps_are_read_in_order() {
+    let mut bench = Bench::new();
+    bench.append("log.before", "not ours\n");
+    bench.append("log", "a\n");
+    bench.open(Start::Beginning);
+    assert_eq!(bench.lines(), ["0 a"]);
+    bench.append("log", "b\n");
+    bench.rename("log", "log.3");
+    for (name, text) in [("log.2", "c\n"), ("log.1", "d\n")] {
+        bench.append("log", text);
+        bench.rename("log", name);
+    }
+    bench.append("log", "e\n");
+    let texts: Vec<String> = bench.lines();
+    assert_eq!(texts, ["0 b", "2 c", "3 d", "1 e"]);
+    assert_eq!(bench.heard.rotated, [Rotation::Rename; 3]);
+    assert!(bench.heard.notices.is_empty());
+    // Each only once.
+    bench.wait(5);
+    bench.lines();
+    bench.rename("log.1", "log.4");
+    bench.rename("log", "log.1");
+    bench.append("log", "f\n");
+    assert_eq!(bench.lines(), ["4 f"]);
+}
+
+#[test]
+fn a_copy_of_what_is_open_is_no_file_that_was_missed() {
+    let mut bench = Bench::new();
+    bench.append("log", "a\n");
+    bench.open(Start::Beginning);
+    bench.lines();
+    bench.append("log", "b\n");
+    fs::copy(bench.path("log"), bench.path("log.copy")).unwrap();
+    bench.rename("log", "log.1");
+    // Nothing but the beginning of a line is there, twice.
+    bench.append("log", "unfin");
+    assert_eq!(bench.lines(), ["0 b"]);
+    fs::copy(bench.path("log"), bench.path("log.copy2")).unwrap();
+    bench.rename("log", "log.0");
+    bench.append("log", "c\n");
+    assert_eq!(bench.lines(), ["2 c"]);
+    bench.wait(5);
+    assert_eq!(bench.lines(), ["1 unfin"]);
+}
+
+#[test]
+fn what_was_missed_and_cannot_be_read_is_a_gap() {
+    let mut bench = Bench::new();
+    bench.append("log", "a\n");
+    bench.open(Start::Beginning);
+    bench.lines();
+    bench.rename("log", "log.2");
+    bench.append("log.1", "");
+    fs::write(bench.path("log.1"), b"\xfd7zXZ\0\0\x04").unwrap();
+    bench.append("log", "b\n");
+    assert_eq!(bench.lines(), ["1 b"]);
+    assert_eq!(bench.heard.notices, ["gap: unreadable"]);
 }
 
 #[test]
@@ -455,7 +517,7 @@ fn what_cannot_be_read_later_is_told_once_and_tried_again() {
     fs::create_dir(bench.path("log")).unwrap();
     file.write_all(b"b\n").unwrap();
     assert_eq!(bench.lines(), ["0 b"]);
-    assert!(bench.poll().waiting_for_file);
+    assert!(bench.poll().waiting_for_file && bench.poll().unreadable);
     fs::remove_dir(bench.path("log")).unwrap();
     bench.append("log", "c\n");
     assert_eq!(bench.lines(), ["1 c"]);
