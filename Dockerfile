@@ -12,9 +12,9 @@ COPY . .
 RUN target="$(rustc --print host-tuple)" \
  && export KMS_NOTIFIER_REVISION="$REVISION" \
     RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs --cfg getrandom_backend=\"linux_getrandom\"" \
- && cargo build --release --locked --target "$target" --bin kms-notifier --bin kms-core --bin kms-diag \
- && install -D -t /out "target/$target/release/kms-notifier" \
-    "target/$target/release/kms-core" "target/$target/release/kms-diag"
+ && cargo build --profile image --locked --target "$target" --bin kms-notifier --bin kms-core --bin kms-diag \
+ && install -D -t /out "target/$target/image/kms-notifier" \
+    "target/$target/image/kms-core" "target/$target/image/kms-diag"
 
 FROM scratch
 ARG REVISION=unknown
