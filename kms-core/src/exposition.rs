@@ -5,7 +5,9 @@
 //! without the suffix of its samples, knows the type `info`, and has units and
 //! an end mark. So the classic text is made from the other one, line by line.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+
+use prometheus_client::registry::Registry;
 
 /// An exposition format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,19 @@ impl Format {
         }
     }
 
+    /// All metrics of a registry, in this format.
+    ///
+    /// # Errors
+    /// A metric that cannot be written in it.
+    pub fn encode(self, registry: &Registry) -> Result<String, fmt::Error> {
+        let mut open_metrics = String::new();
+        prometheus_client::encoding::text::encode(&mut open_metrics, registry)?;
+        Ok(match self {
+            Self::OpenMetrics => open_metrics,
+            Self::Classic => classic(&open_metrics),
+        })
+    }
+
     /// The value of the `Content-Type` header.
     #[must_use]
     pub fn content_type(self) -> &'static str {
@@ -99,8 +114,7 @@ fn parse_quality(text: &str) -> Option<u16> {
 
 /// Makes classic text of what `prometheus-client` wrote: HELP and TYPE on the
 /// names the samples have, info as a gauge, no units, no end mark.
-#[must_use]
-pub fn classic(open_metrics: &str) -> String {
+fn classic(open_metrics: &str) -> String {
     let mut out = String::with_capacity(open_metrics.len() + open_metrics.len() / 8);
     // HELP stands before TYPE, and only TYPE tells the suffix of both.
     let mut help = None;

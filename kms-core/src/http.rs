@@ -13,15 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use hyper_util::server::graceful::GracefulShutdown;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -115,8 +115,32 @@ pub async fn serve<A>(listener: TcpListener, answer: A, shutdown: impl Future<Ou
 where
     A: Fn(SocketAddr, &Request<Incoming>) -> Answer + Clone + Send + 'static,
 {
+    let service = |peer| {
+        let answer = answer.clone();
+        service_fn(move |request| {
+            let answer = answer(peer, &request);
+            async { Ok::<_, Infallible>(answer) }
+        })
+    };
+    serve_with(listener, MAX_CONNECTIONS, service, shutdown).await;
+}
+
+/// The same for any service, which may read bodies: at most `places` connections
+/// are served at a time; `service` makes what answers on one, given the peer.
+pub async fn serve_with<S, B>(
+    listener: TcpListener,
+    places: usize,
+    service: impl Fn(SocketAddr) -> S,
+    shutdown: impl Future<Output = ()>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let mut shutdown = pin!(shutdown);
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(places));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -140,7 +164,15 @@ where
                 continue;
             }
         };
-        let connection = graceful.watch(connection(stream, peer, answer.clone()));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // A peer that has said all it had to say still gets its answer.
+            .half_close(true)
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(MAX_HEAD)
+            .max_header_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service(peer));
+        let connection = graceful.watch(connection);
         connections.spawn(async move {
             let _place = place;
             match timeout(CONNECTION_LIFE, connection).await {
@@ -155,28 +187,6 @@ where
     drop(listener);
     // What is still going on after the grace ends with `connections`.
     let _ = timeout(STOP_GRACE, graceful.shutdown()).await;
-}
-
-fn connection<A>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    answer: A,
-) -> impl GracefulConnection<Error = hyper::Error>
-where
-    A: Fn(SocketAddr, &Request<Incoming>) -> Answer,
-{
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .max_header_size(MAX_HEAD)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| {
-                let answer = answer(peer, &request);
-                async { Ok::<_, Infallible>(answer) }
-            }),
-        )
 }
 
 /// The exposition format that a scrape's headers ask for.

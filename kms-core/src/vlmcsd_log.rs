@@ -141,11 +141,7 @@ impl<'a> LogWriter<'a> {
     /// `command line`, a path.
     pub fn exchange(&mut self, exchange: &Exchange, detail: Detail, epid_source: &str) {
         if let Some(request) = &exchange.request {
-            let names = Names::of(request);
-            match detail {
-                Detail::Quiet => self.quiet_request(request, &names),
-                Detail::Verbose => self.request(request, &names),
-            }
+            self.asked(request, detail);
         }
         match &exchange.verdict {
             Verdict::Answered {
@@ -295,10 +291,25 @@ impl<'a> LogWriter<'a> {
         }
     }
 
+    /// A relayed request that is not protected (V4), and `Refused by the upstream
+    /// (0xC004F042)`.
+    pub fn refused_upstream(&mut self, request: &BaseRequest, detail: Detail, code: HResult) {
+        self.asked(request, detail);
+        self.line(format_args!("Refused by the upstream ({code})"));
+    }
+
     /// `Limited: 192.0.2.15 rate 12`: a source, why connections of it were turned
     /// away, and how many.
     pub fn limited(&mut self, source: impl fmt::Display, reason: &str, count: u64) {
         self.line(format_args!("Limited: {source} {reason} {count}"));
+    }
+
+    fn asked(&mut self, request: &BaseRequest, detail: Detail) {
+        let names = Names::of(request);
+        match detail {
+            Detail::Quiet => self.quiet_request(request, &names),
+            Detail::Verbose => self.request(request, &names),
+        }
     }
 
     fn peer(&mut self, verb: &str, peer: SocketAddr) {

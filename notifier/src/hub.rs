@@ -35,6 +35,7 @@ use crate::policy::{
 };
 use crate::sink::http::Readiness;
 use crate::sink::metrics::{Evicted, Metrics, Outcome as Told, Sink};
+use crate::sink::page::Recent;
 use crate::sink::slack::{Posted, Style, render};
 use crate::sink::state::control::{self, Reply, Request};
 use crate::sink::state::{Saved, Store};
@@ -91,6 +92,8 @@ pub struct Hub<W> {
     pub out: W,
     /// Where everything is counted.
     pub metrics: Metrics,
+    /// What the status page remembers, if there is one.
+    pub recent: Option<Recent>,
     /// How the logs are doing, for `/readyz`.
     pub readiness: Readiness,
     /// Where messages go.
@@ -251,6 +254,9 @@ impl<W: Write> Hub<W> {
         for event in &mut batch.events {
             self.policy.handle_event(event, now);
             self.metrics.observe(event);
+        }
+        if let Some(recent) = &self.recent {
+            recent.observe(&batch.events, product_label, now);
         }
         let (mut all, mut unrecognised) = (0, 0);
         for (class, lines) in Class::ALL.iter().zip(batch.counters.lines) {

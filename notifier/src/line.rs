@@ -452,6 +452,10 @@ fn rare(text: &[u8]) -> Kind<'_> {
             return refusal(text, rest, hresult);
         }
     }
+    // kms-core's relay knows the code, and no reason.
+    if let Some(code @ [b' ', ..]) = text.strip_prefix(b"Refused by the upstream") {
+        return refusal(text, code, 0);
+    }
     if let Some(kind) = refused_alone(text).or_else(|| relayed(text)) {
         return kind;
     }
@@ -789,6 +793,17 @@ mod tests {
             kind_of("Relayed request: v6.0, protected, outcome maybe"),
             Kind::Unrecognised
         );
+        // After the block of a request that is not protected.
+        assert_eq!(
+            kind_of("Refused by the upstream (0xC004F041)"),
+            Kind::Refusal {
+                reason: b"Refused by the upstream",
+                hresult: 0xC004_F041
+            }
+        );
+        for line in ["Refused by the upstream (", "Refused by the upstream (no)"] {
+            assert_eq!(kind_of(line), Kind::Unrecognised, "{line}");
+        }
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The command line around the library: parse, set up the program's own log, run
 //! one command, turn the result into an exit code.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
-use notifier::config::{self, Command, Config, ConfigError, LogFormat, Reading, Stop};
+use notifier::config::{self, Command, Config, ConfigError, Stop};
 use notifier::replay::ReplayError;
-use notifier::{explain, replay, run};
+use notifier::{explain, own_log, replay, run};
 
 /// Wrong arguments or configuration; nothing was started.
 const USAGE: u8 = ConfigError::EXIT_CODE;
@@ -15,16 +15,23 @@ fn main() -> ExitCode {
     let loaded = match load() {
         Ok(loaded) => loaded,
         Err(Stop::Help(text)) => return print(|out| write!(out, "{text}")),
+        Err(Stop::Generate(what)) => {
+            return match what.write(config::command()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(USAGE, &error),
+            };
+        }
         Err(Stop::Config(error)) => return fail(USAGE, &error),
     };
-    start_log(match &loaded.command {
+    let reading = match &loaded.command {
         Command::Run(config) | Command::CheckConfig(config) | Command::TestNotify(config) => {
             &config.reading
         }
         Command::Replay(replay) => &replay.reading,
         Command::Explain(explain) => &explain.reading,
         Command::DeadLetters(what) => &what.reading,
-    });
+    };
+    own_log::start(reading.log_format, reading.log_level);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -53,28 +60,13 @@ fn load() -> Result<config::Loaded, Stop> {
     config::load(std::env::args_os(), &|name: &str| std::env::var_os(name))
 }
 
-/// The program's own log, on standard error.
-fn start_log(reading: &Reading) {
-    let log = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_max_level(reading.log_level)
-        // A log that nobody reads is no reason to end: the alternative is a panic.
-        .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    match reading.log_format {
-        LogFormat::Human => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-}
-
 fn follow(config: Config) -> ExitCode {
     let reload = || match load() {
         Ok(loaded) => match loaded.command {
             Command::Run(config) => Ok(*config),
             _ => Err("the command line changed under the program".to_owned()),
         },
-        Err(Stop::Config(error)) => Err(error.to_string()),
+        Err(stop @ (Stop::Config(_) | Stop::Generate(_))) => Err(stop.to_string()),
         Err(Stop::Help(_)) => Err("the command line asks for help".to_owned()),
     };
     match block_on(run::run(config, reload)) {

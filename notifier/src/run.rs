@@ -29,6 +29,7 @@ use crate::policy::watches::Watches;
 use crate::reader::Reader;
 use crate::sink::http::{self, Readiness};
 use crate::sink::metrics::{Metrics, Setup};
+use crate::sink::page::{Page, Recent};
 use crate::sink::slack::{Poster, Style};
 use crate::source::child::Child;
 use crate::source::container::Format;
@@ -111,7 +112,7 @@ pub fn poster(slack: &Slack) -> Result<Option<Poster>, ConfigError> {
         .expose()
         .parse()
         .map_err(|error| wrong(format!("{error}")))?;
-    Poster::new(webhook, slack.timeout)
+    Poster::new(webhook, &slack.roots, slack.timeout)
         .map(Some)
         .map_err(|error| wrong(error.to_string()))
 }
@@ -160,9 +161,11 @@ pub async fn run(
         revision: option_env!("KMS_NOTIFIER_REVISION").unwrap_or("unknown"),
     });
     let readiness = Readiness::new(&names);
+    let recent = config.page.then(|| Recent::new(now()));
     let state = http::State {
         metrics: metrics.clone(),
         readiness: readiness.clone(),
+        page: recent.clone().map(Page::new),
     };
     let (stop_http, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(http::serve(listener, state, async {
@@ -191,6 +194,7 @@ pub async fn run(
         policy: kept.policy,
         out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
         metrics,
+        recent,
         readiness,
         deliveries,
         style,

@@ -4,6 +4,7 @@
 //! Everything here waits for an event with [`DEADLINE`] as the bound, and panics
 //! with what it saw when the deadline passes: these are tests' tools.
 
+mod browser;
 mod exposition;
 mod inert;
 mod log_writer;
@@ -20,6 +21,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+pub use browser::Browser;
 pub use exposition::{Exposition, Sample};
 pub use inert::{assert_inert_message, assert_plain_lines, json_lines};
 pub use log_writer::LogWriter;
@@ -42,7 +44,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn notifier_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("kms-notifier"))
+    BINARY.get_or_init(|| binary("kms-notifier"))
 }
 
 /// The `kms-core` binary, in the same way.
@@ -52,10 +54,32 @@ pub fn notifier_binary() -> &'static Path {
 #[must_use]
 pub fn core_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| build("kms-core"))
+    BINARY.get_or_init(|| binary("kms-core"))
 }
 
-fn build(name: &str) -> PathBuf {
+/// A command that runs `kms-diag` with nothing inherited, on a free port unless
+/// the test says otherwise.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn diag() -> Command {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let mut command = Command::new(BINARY.get_or_init(|| binary("kms-diag")));
+    command
+        .env_clear()
+        .env("KMS_DIAG_LISTEN", "[::]:0")
+        .env("NO_COLOR", "1")
+        .stdin(Stdio::null());
+    command
+}
+
+/// One of the programs, built from the sources as they are now.
+///
+/// # Panics
+/// When it does not compile.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
     let workspace = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let build = escargot::CargoBuild::new()
         .manifest_path(workspace)

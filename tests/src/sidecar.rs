@@ -20,7 +20,7 @@ struct Output {
     closed: bool,
 }
 
-/// A running `kms-notifier` (or whatever command it was given); killed when dropped.
+/// A running `kms-notifier` or `kms-core` (or whatever command it was given); killed when dropped.
 pub struct Sidecar {
     child: Child,
     stdout: Arc<Watch<Output>>,
@@ -150,6 +150,17 @@ impl Sidecar {
         address(&line)
             .expect("the line was chosen for its address")
             .port()
+    }
+
+    /// Where `kms-core` listens, from the first line of its log that says so.
+    ///
+    /// # Panics
+    /// When no such line comes.
+    #[must_use]
+    pub fn listening(&self) -> SocketAddr {
+        let line =
+            self.wait_for_log(|line| line.contains("listening on") && address(line).is_some());
+        address(&line).expect("the line was chosen for its address")
     }
 
     /// GETs `path` from the metrics server: the status and the body.

@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -310,6 +311,9 @@ impl Output {
         if lines.is_empty() {
             return Ok(());
         }
+        if self.is_renamed() {
+            self.reopen();
+        }
         if self.torn {
             // What was cut must not become the beginning of another line.
             self.write_some(b"\n").map_err(|error| (0, error))?;
@@ -342,6 +346,19 @@ impl Output {
             return Err(io::ErrorKind::WriteZero.into());
         }
         Ok(count)
+    }
+
+    /// Whether the path no longer leads to the open file: then somebody rotated it,
+    /// and did not send a signal.
+    fn is_renamed(&self) -> bool {
+        let Sink::File { file, path } = &self.sink else {
+            return false;
+        };
+        match (std::fs::metadata(path), file.metadata()) {
+            (Ok(there), Ok(ours)) => (there.dev(), there.ino()) != (ours.dev(), ours.ino()),
+            (Err(error), _) => error.kind() == io::ErrorKind::NotFound,
+            (Ok(_), Err(_)) => false,
+        }
     }
 
     fn reopen(&mut self) {

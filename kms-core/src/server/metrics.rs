@@ -2,8 +2,8 @@
 //! from a client: all of them come from closed tables.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -12,8 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::exposition::{self, Format};
+use crate::catalog::Protocol;
+use crate::exposition::Format;
 use crate::limits;
+use crate::relay::{self, Seen, Undecoded, Upstreams};
 use crate::responder;
 
 use super::{End, ProxyOutcome};
@@ -35,6 +37,35 @@ struct Inner {
     log_lost: Counter,
     sources: Gauge<u64, AtomicU64>,
     overloaded: Gauge<u64, AtomicU64>,
+    relay: Option<Relay>,
+}
+
+/// What only a relay counts.
+#[derive(Default)]
+struct Relay {
+    requests: Family<Request, Counter>,
+    junk: Counter,
+    undecoded: Family<Why, Counter>,
+    connects: Family<Outcome, Counter>,
+    up: Family<Place, Gauge>,
+    upstreams: OnceLock<Upstreams>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Request {
+    version: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+/// Which upstream, counted from 1: an address is no label.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Place {
+    upstream: u64,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -71,11 +102,71 @@ impl Default for Metrics {
             log_lost: Counter::default(),
             sources: Gauge::default(),
             overloaded: Gauge::default(),
+            relay: None,
         };
         inner.register();
         Self(Arc::new(inner))
     }
 }
+
+impl Metrics {
+    /// With what only a relay counts.
+    #[must_use]
+    pub fn of_relay() -> Self {
+        let mut metrics = Self::default();
+        // Nobody else has a handle to what was just made.
+        if let Some(inner) = Arc::get_mut(&mut metrics.0) {
+            inner.relay = Some(Relay::register(&mut inner.registry));
+        }
+        metrics
+    }
+}
+
+impl Relay {
+    fn register(registry: &mut Registry) -> Self {
+        let relay = Self {
+            undecoded: family(Undecoded::ALL.map(Undecoded::as_str)),
+            ..Self::default()
+        };
+        for outcome in ["ok", "failed"] {
+            drop(relay.connects.get_or_create(&Outcome { outcome }));
+        }
+        for version in VERSIONS {
+            for outcome in OUTCOMES {
+                drop(relay.requests.get_or_create(&Request { version, outcome }));
+            }
+        }
+        registry.register(
+            "relay_requests",
+            "Requests that passed, by version and by what the upstream did",
+            relay.requests.clone(),
+        );
+        registry.register(
+            "relay_junk",
+            "Connections cut before they reached an upstream: they did not begin with a KMS bind",
+            relay.junk.clone(),
+        );
+        registry.register(
+            "relay_undecoded",
+            "What passed and could not be made out, by why",
+            relay.undecoded.clone(),
+        );
+        registry.register(
+            "relay_upstream_connects",
+            "Attempts to find an upstream for a connection",
+            relay.connects.clone(),
+        );
+        registry.register(
+            "relay_upstream_up",
+            "Whether an upstream, by its place in the list, answered when it was last asked",
+            relay.up.clone(),
+        );
+        relay
+    }
+}
+
+const VERSIONS: [&str; 4] = ["4.0", "5.0", "6.0", "other"];
+const OUTCOMES: [&str; 3] = ["answered", "refused", "fault"];
 
 impl Inner {
     fn register(&mut self) {
@@ -158,6 +249,58 @@ impl Metrics {
         count(&self.0.pdus, reason.label());
     }
 
+    /// Shows these upstreams with each scrape.
+    pub(crate) fn relay_to(&self, upstreams: Upstreams) {
+        if let Some(relay) = &self.0.relay {
+            // A relay says so once, when it is made.
+            let _ = relay.upstreams.set(upstreams);
+        }
+    }
+
+    /// A request passed.
+    pub(crate) fn relayed(&self, seen: &Seen) {
+        let Some(relay) = &self.0.relay else { return };
+        let [v4, v5, v6, other] = VERSIONS;
+        let version = match seen.version.protocol() {
+            Some(Protocol::V4) => v4,
+            Some(Protocol::V5) => v5,
+            Some(Protocol::V6) => v6,
+            None => other,
+        };
+        let [answered, refused, fault] = OUTCOMES;
+        let outcome = match seen.outcome {
+            relay::Outcome::Answered(_) => answered,
+            relay::Outcome::Refused(_) => refused,
+            relay::Outcome::Fault(_) => fault,
+        };
+        relay
+            .requests
+            .get_or_create(&Request { version, outcome })
+            .inc();
+    }
+
+    /// A connection was cut before it reached an upstream.
+    pub(crate) fn junk(&self) {
+        if let Some(relay) = &self.0.relay {
+            relay.junk.inc();
+        }
+    }
+
+    /// Something passed that could not be made out.
+    pub(crate) fn undecoded(&self, why: Undecoded) {
+        if let Some(relay) = &self.0.relay {
+            count(&relay.undecoded, why.as_str());
+        }
+    }
+
+    /// An upstream was, or was not, found.
+    pub(crate) fn upstream_connected(&self, found: bool) {
+        if let Some(relay) = &self.0.relay {
+            let outcome = if found { "ok" } else { "failed" };
+            relay.connects.get_or_create(&Outcome { outcome }).inc();
+        }
+    }
+
     pub(super) fn accepted(&self) {
         self.0.accepted.inc();
     }
@@ -198,12 +341,17 @@ impl Metrics {
         }
         inner.sources.set(snapshot.sources);
         inner.overloaded.set(snapshot.overloaded);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &inner.registry)?;
-        Ok(match format {
-            Format::OpenMetrics => text,
-            Format::Classic => exposition::classic(&text),
-        })
+        let upstreams = inner.relay.as_ref().and_then(|relay| {
+            let all = relay.upstreams.get()?.healthy();
+            Some((relay, all))
+        });
+        if let Some((relay, all)) = upstreams {
+            for (upstream, healthy) in (1..).zip(all) {
+                let gauge = relay.up.get_or_create_owned(&Place { upstream });
+                gauge.set(healthy.into());
+            }
+        }
+        format.encode(&inner.registry)
     }
 }
 

@@ -380,6 +380,26 @@ fn the_projects_own_lines() {
         written(|log| log.limited("2001:db8::/64", "rate", 12)),
         "Limited: 2001:db8::/64 rate 12\n"
     );
+    let code = HResult(0xC004_F041);
+    let request = BaseRequest {
+        version: Version { major: 4, minor: 0 },
+        virtual_machine: 0,
+        license_status: 2,
+        remaining_minutes: 0,
+        application_id: Uuid::nil(),
+        activation_id: Uuid::nil(),
+        kms_counted_id: Uuid::nil(),
+        client_machine_id: Uuid::nil(),
+        min_clients: 25,
+        client_time: FileTime(0),
+        previous_client_machine_id: Uuid::nil(),
+        workstation: "PC1\nforged".parse().unwrap(),
+    };
+    assert_eq!(
+        written(|log| log.refused_upstream(&request, Detail::Quiet, code)),
+        "KMS v4.0 request from PC1\u{FFFD}forged for 00000000-0000-0000-0000-000000000000\n\
+         Refused by the upstream (0xC004F041)\n"
+    );
 }
 
 #[test]

@@ -43,6 +43,9 @@ pub(super) enum CliCommand {
     /// Tell why a line of a log became what it became
     #[command(after_help = SPELLINGS)]
     Explain(ExplainArgs),
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Generate(::cli::Generate),
 }
 
 #[derive(Debug, Args)]
@@ -137,7 +140,7 @@ pub enum ReplayFormat {
 
 /// The whole command, with the short form `--format` of `--input-format` where
 /// nothing else has that name.
-pub(super) fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let mut command = Cli::command();
     for name in ["run", "check-config", "test-notify", "dead-letters"] {
         command = command.mut_subcommand(name, |sub| {
@@ -152,28 +155,33 @@ pub(super) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<CliComma
     let parsed = command()
         .try_get_matches_from(args)
         .and_then(|matches| Cli::from_arg_matches(&matches));
-    match parsed {
-        Ok(cli) => Ok(cli.command),
-        Err(error) => Err(match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                Stop::Help(error.render().to_string())
+    parsed
+        .map(|cli| cli.command)
+        .map_err(|error| stop(&error, "kms-notifier"))
+}
+
+/// What clap found wrong with the arguments of `program`, or the help it was
+/// asked for.
+pub(super) fn stop(error: &clap::Error, program: &str) -> Stop {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            Stop::Help(error.render().to_string())
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => ConfigError::line(
+            "no command given; try `kms-notifier run --log PATH` or `kms-notifier --help`",
+        )
+        .into(),
+        kind => {
+            let mut line = one_line(&error.render().to_string());
+            let unknown = matches!(
+                kind,
+                ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand
+            );
+            if unknown && !line.contains("; tip: ") {
+                line.push_str(&format!("; `{program} --help` lists what there is"));
             }
-            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => ConfigError::line(
-                "no command given; try `kms-notifier run --log PATH` or `kms-notifier --help`",
-            )
-            .into(),
-            kind => {
-                let mut line = one_line(&error.render().to_string());
-                let unknown = matches!(
-                    kind,
-                    ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand
-                );
-                if unknown && !line.contains("; tip: ") {
-                    line.push_str("; `kms-notifier --help` lists what there is");
-                }
-                ConfigError::line(line).into()
-            }
-        }),
+            ConfigError::line(line).into()
+        }
     }
 }
 

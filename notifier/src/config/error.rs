@@ -74,6 +74,9 @@ pub enum Stop {
     /// The help or version that was asked for: for stdout, exit code 0.
     #[error("{0}")]
     Help(String),
+    /// Man pages and completions were asked for.
+    #[error("the command line asks for man pages and completions")]
+    Generate(cli::Generate),
     /// Bad arguments or configuration: for stderr, exit code 2.
     #[error(transparent)]
     Config(#[from] ConfigError),

@@ -13,36 +13,18 @@ use std::sync::Arc;
 use toml::Value;
 
 use super::error::{ConfigError, Origin};
-use super::raw::{RawConfig, Text, keys};
+use super::raw::{Raw, RawConfig, Text};
 use super::shown::Effective;
 use super::value::Setting;
 
 /// Reads one environment variable.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// What `--config` is called in the environment; a file cannot name itself.
-const CONFIG_VARIABLE: &str = "KMS_NOTIFIER_CONFIG";
-
 /// Where systemd says that state belongs; of several directories the first.
 const STATE_DIRECTORY: &str = "STATE_DIRECTORY";
 
 /// Longest configuration file in bytes.
 const MAX_FILE: u64 = 1 << 20;
-
-/// Further names of variables: the ancestor's, and those of the short flags.
-const OTHER_VARIABLES: [(&str, &str); 8] = [
-    ("log", "VLMCSD_LOG"),
-    ("slack-webhook-url", "SLACK_WEBHOOK_URL"),
-    ("slack-webhook-url-file", "SLACK_WEBHOOK_URL_FILE"),
-    ("slack-channel", "SLACK_CHANNEL"),
-    ("dedup-window", "DEDUP_WINDOW_SECONDS"),
-    ("metrics-port", "METRICS_PORT"),
-    ("input-format", "KMS_NOTIFIER_FORMAT"),
-    ("classes", "KMS_NOTIFIER_CLASS"),
-];
-
-/// The same for keys of the file: the flags `--format` and `--class`.
-const OTHER_KEYS: [(&str, &str); 2] = [("input-format", "format"), ("classes", "class")];
 
 /// A place; an earlier one beats a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -55,12 +37,12 @@ pub(super) enum Layer {
 pub(super) const LAYERS: [Layer; 3] = [Layer::CommandLine, Layer::Environment, Layer::File];
 
 /// All that was said anywhere, and what was made of it so far.
-pub(super) struct Layers {
-    command_line: RawConfig,
-    environment: RawConfig,
+pub(super) struct Layers<R = RawConfig> {
+    command_line: R,
+    environment: R,
     /// Which variable gave a key.
     variables: BTreeMap<String, Arc<str>>,
-    file: RawConfig,
+    file: R,
     path: Arc<Path>,
     /// Where state belongs if nobody says otherwise.
     state_directory: Option<PathBuf>,
@@ -70,25 +52,27 @@ pub(super) struct Layers {
     pub(super) warnings: Vec<String>,
 }
 
-impl Layers {
+impl<R: Raw> Layers<R> {
     /// Gathers the environment and the file beside what the command line said.
     pub(super) fn gather(
-        command_line: RawConfig,
+        command_line: R,
         config_file: Option<&Path>,
         env: Environment<'_>,
     ) -> Result<Self, ConfigError> {
         let mut warnings = Vec::new();
         let (environment, variables) = from_environment(env, &mut warnings)?;
-        let variable = env(CONFIG_VARIABLE)
+        // A file cannot name itself, so this is no key.
+        let config_variable = variable::<R>("config");
+        let variable = env(&config_variable)
             .filter(|path| !path.is_empty())
             .map(PathBuf::from);
         let (path, named_by) = match config_file {
             Some(path) => (Some(path.to_owned()), "--config"),
-            None => (variable, CONFIG_VARIABLE),
+            None => (variable, &*config_variable),
         };
         let file = match &path {
             Some(path) => from_file(path, named_by)?,
-            None => RawConfig::default(),
+            None => R::default(),
         };
         Ok(Self {
             command_line,
@@ -102,7 +86,7 @@ impl Layers {
         })
     }
 
-    pub(super) fn raw(&self, layer: Layer) -> &RawConfig {
+    pub(super) fn raw(&self, layer: Layer) -> &R {
         match layer {
             Layer::CommandLine => &self.command_line,
             Layer::Environment => &self.environment,
@@ -115,7 +99,7 @@ impl Layers {
             Layer::CommandLine => Origin::Flag(key),
             Layer::Environment => {
                 let name = self.variables.get(key).cloned();
-                Origin::Environment(name.unwrap_or_else(|| variable(key).into()))
+                Origin::Environment(name.unwrap_or_else(|| variable::<R>(key).into()))
             }
             Layer::File => Origin::File {
                 key,
@@ -135,7 +119,7 @@ impl Layers {
     pub(super) fn pick<T: Clone>(
         &self,
         key: &'static str,
-        field: impl Fn(&RawConfig) -> &Option<T>,
+        field: impl Fn(&R) -> &Option<T>,
     ) -> Option<(T, Origin, Layer)> {
         LAYERS.into_iter().find_map(|layer| {
             let value = field(self.raw(layer)).clone()?;
@@ -147,7 +131,7 @@ impl Layers {
     pub(super) fn optional<T: Setting>(
         &mut self,
         key: &'static str,
-        field: impl Fn(&RawConfig) -> &Option<Text>,
+        field: impl Fn(&R) -> &Option<Text>,
     ) -> Result<Option<T>, ConfigError> {
         let Some((text, origin, _)) = self.pick(key, field) else {
             self.effective.add(key, "", Origin::Default(key));
@@ -162,7 +146,7 @@ impl Layers {
     pub(super) fn value<T: Setting>(
         &mut self,
         key: &'static str,
-        field: impl Fn(&RawConfig) -> &Option<Text>,
+        field: impl Fn(&R) -> &Option<Text>,
         default: T,
     ) -> Result<T, ConfigError> {
         let (value, origin) = match self.pick(key, field) {
@@ -180,7 +164,7 @@ impl Layers {
     pub(super) fn bounded<T: Setting + PartialOrd>(
         &mut self,
         key: &'static str,
-        field: impl Fn(&RawConfig) -> &Option<Text>,
+        field: impl Fn(&R) -> &Option<Text>,
         default: T,
         bounds: &RangeInclusive<T>,
     ) -> Result<T, ConfigError> {
@@ -203,22 +187,21 @@ fn state_directory(env: Environment<'_>) -> Option<PathBuf> {
 }
 
 /// `slack-timeout` becomes `KMS_NOTIFIER_SLACK_TIMEOUT`.
-fn variable(key: &str) -> String {
-    format!(
-        "KMS_NOTIFIER_{}",
-        key.to_ascii_uppercase().replace('-', "_")
-    )
+fn variable<R: Raw>(key: &str) -> String {
+    let key = key.to_ascii_uppercase().replace('-', "_");
+    format!("{}{key}", R::PREFIX)
 }
 
-fn from_environment(
+fn from_environment<R: Raw>(
     env: Environment<'_>,
     warnings: &mut Vec<String>,
-) -> Result<(RawConfig, BTreeMap<String, Arc<str>>), ConfigError> {
+) -> Result<(R, BTreeMap<String, Arc<str>>), ConfigError> {
     let mut table = toml::Table::new();
     let mut variables = BTreeMap::new();
-    for key in keys() {
-        let others = OTHER_VARIABLES.iter().filter(|(known, _)| *known == key);
-        let names = std::iter::once(variable(&key)).chain(others.map(|(_, name)| (*name).into()));
+    for key in R::keys() {
+        let others = R::OTHER_VARIABLES.iter().filter(|(known, _)| *known == key);
+        let names =
+            std::iter::once(variable::<R>(&key)).chain(others.map(|(_, name)| (*name).into()));
         let mut chosen: Option<(Arc<str>, String)> = None;
         for name in names {
             let Some(value) = env(&name).filter(|value| !value.is_empty()) else {
@@ -248,11 +231,11 @@ fn from_environment(
             variables.insert(key, name);
         }
     }
-    match RawConfig::from_table(&table) {
+    match R::from_table(&table) {
         Ok(raw) => Ok((raw, variables)),
         Err((key, what)) => Err(ConfigError::line(format_args!(
             "{}: {what}",
-            variable(&key)
+            variable::<R>(&key)
         ))),
     }
 }
@@ -289,7 +272,7 @@ pub(super) fn read_bounded(path: &Path, max: u64) -> io::Result<String> {
     Ok(text)
 }
 
-fn from_file(path: &Path, named_by: &str) -> Result<RawConfig, ConfigError> {
+fn from_file<R: Raw>(path: &Path, named_by: &str) -> Result<R, ConfigError> {
     let shown = path.display();
     let text = read_bounded(path, MAX_FILE).map_err(|error| {
         ConfigError::line(format_args!(
@@ -308,16 +291,16 @@ fn from_file(path: &Path, named_by: &str) -> Result<RawConfig, ConfigError> {
             "{named_by}: {shown} is not TOML, line {line}: {what}"
         ))
     })?;
-    for (key, other) in OTHER_KEYS {
-        if let Some(value) = table.remove(other)
-            && table.insert(key.to_owned(), value).is_some()
+    for (key, other) in R::OTHER_KEYS {
+        if let Some(value) = table.remove(*other)
+            && table.insert((*key).to_owned(), value).is_some()
         {
             return Err(ConfigError::line(format_args!(
                 "{other} in {shown}: {key} is the same and is given too; give one"
             )));
         }
     }
-    let keys = keys();
+    let keys = R::keys();
     if let Some(unknown) = table.keys().find(|key| !keys.contains(key)) {
         let likely = unknown.to_lowercase().replace('_', "-");
         let closest = keys
@@ -327,13 +310,13 @@ fn from_file(path: &Path, named_by: &str) -> Result<RawConfig, ConfigError> {
             .filter(|(likeness, _)| *likeness > 0.7);
         let hint = match closest {
             Some((_, key)) => format!("did you mean {key}?"),
-            None => "`kms-notifier run --help` lists the keys".to_owned(),
+            None => format!("`{} --help` lists the keys", R::COMMAND),
         };
         let unknown = unknown.escape_debug();
         return Err(ConfigError::line(format_args!(
             "{unknown} in {shown}: no such key; {hint}"
         )));
     }
-    RawConfig::from_table(&table)
+    R::from_table(&table)
         .map_err(|(key, what)| ConfigError::line(format_args!("{key} in {shown}: {what}")))
 }

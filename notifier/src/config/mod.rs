@@ -7,9 +7,11 @@
 //! read; the environment comes in as a function.
 
 mod cli;
+pub mod diag;
 mod error;
 mod layers;
 mod raw;
+mod roots;
 mod serving;
 mod shown;
 mod state;
@@ -29,12 +31,12 @@ use crate::sink::state::control::Request;
 
 use cli::{CliCommand, Common, DeadLettersAction, DeadLettersArgs, RunArgs};
 use layers::Layers;
-use raw::{RawConfig, RawServing, Text};
+use raw::{Raw, RawConfig, RawServing, Text};
 use value::Size;
 
 use crate::policy::Classes;
 
-pub use cli::ReplayFormat;
+pub use cli::{ReplayFormat, command};
 pub use error::{ConfigError, Origin, Stop};
 pub use layers::Environment;
 pub use raw::Secret;
@@ -151,14 +153,14 @@ pub struct Loaded {
 /// configuration file.
 ///
 /// # Errors
-/// [`Stop::Help`] where help or the version was asked for, [`Stop::Config`]
+/// [`Stop::Help`] or [`Stop::Generate`] where that was asked for, [`Stop::Config`]
 /// where something is wrong.
 pub fn load(
     args: impl IntoIterator<Item = OsString>,
     env: Environment<'_>,
 ) -> Result<Loaded, Stop> {
-    let command = cli::parse(args)?;
-    let (command, layers) = match command {
+    let (command, layers) = match cli::parse(args)? {
+        CliCommand::Generate(what) => return Err(Stop::Generate(what)),
         CliCommand::Run(args) => {
             let (config, layers) = run(args, env)?;
             (Command::Run(config), layers)
@@ -353,11 +355,11 @@ fn classes(layers: &mut Layers) -> Result<Classes, ConfigError> {
     Ok(classes)
 }
 
-/// The networks of a class that has an option of its own.
-fn own_networks(
-    layers: &mut Layers,
+/// The networks that an option of its own lists.
+fn own_networks<R: Raw>(
+    layers: &mut Layers<R>,
     key: &'static str,
-    field: impl Fn(&RawConfig) -> &Option<Vec<Text>>,
+    field: impl Fn(&R) -> &Option<Vec<Text>>,
     default: &str,
 ) -> Result<Vec<IpNet>, ConfigError> {
     let (texts, origin) = match layers.pick(key, field) {

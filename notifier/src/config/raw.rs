@@ -102,7 +102,7 @@ impl From<OneOrMany> for Vec<Text> {
     }
 }
 
-fn one_or_many<'de, D>(deserializer: D) -> Result<Option<Vec<Text>>, D::Error>
+pub(super) fn one_or_many<'de, D>(deserializer: D) -> Result<Option<Vec<Text>>, D::Error>
 where
     D: serde::Deserializer<'de>,
 {
@@ -229,6 +229,9 @@ pub(super) struct RawServing {
     /// A file that holds the webhook's URL
     #[arg(long, value_name = "PATH")]
     pub(super) slack_webhook_url_file: Option<Text>,
+    /// PEM file of further certificate authorities to trust, beside the public ones
+    #[arg(long, value_name = "PATH")]
+    pub(super) ca_file: Option<Text>,
     /// Channel to post to [default: the webhook's own]
     #[arg(long, value_name = "NAME")]
     pub(super) slack_channel: Option<Text>,
@@ -247,40 +250,88 @@ pub(super) struct RawServing {
     /// The same, the port alone; 0 takes a free one [default: 9101]
     #[arg(long, value_name = "PORT")]
     pub(super) metrics_port: Option<Text>,
+    /// Serve no status page beside the metrics [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) no_page: Option<Text>,
 }
 
-/// All that one place (command line, environment or file) said.
+/// All that one place (command line, environment or file) said to a program.
+pub(super) trait Raw: Default {
+    /// The command whose help lists the keys.
+    const COMMAND: &str;
+    /// What the names of variables begin with.
+    const PREFIX: &str;
+    /// Further names of variables, each with its key.
+    const OTHER_VARIABLES: &[(&str, &str)] = &[];
+    /// Further names of keys in the file, each with its key.
+    const OTHER_KEYS: &[(&str, &str)] = &[];
+
+    /// Every key, as the command line spells it without dashes and the file as it is.
+    fn keys() -> Vec<String>;
+
+    /// Reads a table whose keys are all known. On a type error: the key, and
+    /// what is wrong and what to give.
+    fn from_table(table: &toml::Table) -> Result<Self, (String, String)>;
+}
+
+/// All that one place said to `kms-notifier`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RawConfig {
     pub(super) reading: RawReading,
     pub(super) serving: RawServing,
 }
 
-impl RawConfig {
-    /// Reads a table whose keys are all known. On a type error: the key, and
-    /// what is wrong and what to give.
-    pub(super) fn from_table(table: &toml::Table) -> Result<Self, (String, String)> {
-        let read = |table: toml::Table| -> Result<Self, toml::de::Error> {
+impl Raw for RawConfig {
+    const COMMAND: &str = "kms-notifier run";
+    const PREFIX: &str = "KMS_NOTIFIER_";
+    /// The ancestor's, and those of the short flags.
+    const OTHER_VARIABLES: &[(&str, &str)] = &[
+        ("log", "VLMCSD_LOG"),
+        ("slack-webhook-url", "SLACK_WEBHOOK_URL"),
+        ("slack-webhook-url-file", "SLACK_WEBHOOK_URL_FILE"),
+        ("slack-channel", "SLACK_CHANNEL"),
+        ("dedup-window", "DEDUP_WINDOW_SECONDS"),
+        ("metrics-port", "METRICS_PORT"),
+        ("input-format", "KMS_NOTIFIER_FORMAT"),
+        ("classes", "KMS_NOTIFIER_CLASS"),
+    ];
+    /// The flags `--format` and `--class`.
+    const OTHER_KEYS: &[(&str, &str)] = &[("input-format", "format"), ("classes", "class")];
+
+    fn keys() -> Vec<String> {
+        keys_of(RawServing::augment_args(RawReading::augment_args(
+            clap::Command::new("keys"),
+        )))
+    }
+
+    fn from_table(table: &toml::Table) -> Result<Self, (String, String)> {
+        read_table(table, |table| {
             let reading = RawReading::deserialize(table.clone())?;
             Ok(Self {
                 reading,
                 serving: RawServing::deserialize(table)?,
             })
-        };
-        read(table.clone()).map_err(|error| {
-            // The error knows no key: the culprit is the one that fails alone.
-            let culprit = table.iter().find_map(|(key, value)| {
-                let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
-                Some((key.clone(), read(alone).err()?.message().to_owned()))
-            });
-            culprit.unwrap_or_else(|| (String::new(), error.message().to_owned()))
         })
     }
 }
 
-/// Every key, as the command line spells it without dashes and the file as it is.
-pub(super) fn keys() -> Vec<String> {
-    let command = RawServing::augment_args(RawReading::augment_args(clap::Command::new("keys")));
+/// Reads a table, and says which key is to blame where it cannot be read.
+pub(super) fn read_table<R>(
+    table: &toml::Table,
+    read: impl Fn(toml::Table) -> Result<R, toml::de::Error>,
+) -> Result<R, (String, String)> {
+    read(table.clone()).map_err(|error| {
+        // The error knows no key: the culprit is the one that fails alone.
+        let culprit = table.iter().find_map(|(key, value)| {
+            let alone = toml::Table::from_iter([(key.clone(), value.clone())]);
+            Some((key.clone(), read(alone).err()?.message().to_owned()))
+        });
+        culprit.unwrap_or_else(|| (String::new(), error.message().to_owned()))
+    })
+}
+
+/// The options of a command that are keys.
+pub(super) fn keys_of(command: clap::Command) -> Vec<String> {
     command
         .get_arguments()
         .filter_map(|arg| arg.get_long())

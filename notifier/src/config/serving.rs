@@ -16,7 +16,8 @@ use super::store::{DedupStore, dedup_store};
 use super::value::{
     Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
 };
-use super::{Reading, reading};
+use super::{Reading, reading, roots::roots};
+use crate::sink::slack::Roots;
 use crate::source::tail::{Rotate, RotatedGlob, numbered};
 
 const DEFAULT_LISTEN: SocketAddr =
@@ -57,6 +58,8 @@ pub struct Config {
     pub slack: Slack,
     /// Where to serve metrics and health.
     pub metrics: Listen,
+    /// Whether to serve the status page there.
+    pub page: bool,
 }
 
 /// A log to follow.
@@ -84,6 +87,8 @@ pub enum Input {
 pub struct Slack {
     /// https, or http to this machine. Without one, messages go to the log.
     pub webhook: Option<Secret>,
+    /// Who may vouch for the webhook's host.
+    pub roots: Roots,
     /// Channel in place of the webhook's own.
     pub channel: Option<String>,
     /// Name in place of the webhook's own.
@@ -99,7 +104,7 @@ pub struct Slack {
 pub struct Listen {
     /// The address; port 0 takes a free one.
     pub address: SocketAddr,
-    origin: Origin,
+    pub(super) origin: Origin,
 }
 
 impl Listen {
@@ -186,6 +191,7 @@ pub(super) fn config(
         dedup_store,
         slack,
         metrics: listen(layers)?,
+        page: !layers.value("no-page", |raw| &raw.serving.no_page, false)?,
     })
 }
 
@@ -260,6 +266,7 @@ fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {
     let text = |line: Option<Line>| line.map(|Line(text)| text).filter(|text| !text.is_empty());
     Ok(Slack {
         webhook: webhook(layers)?,
+        roots: roots(layers)?,
         channel: text(layers.optional("slack-channel", |raw| &raw.serving.slack_channel)?),
         username: text(layers.optional("slack-username", |raw| &raw.serving.slack_username)?),
         icon: text(layers.optional("slack-icon", |raw| &raw.serving.slack_icon)?),

@@ -5,6 +5,9 @@ use super::*;
 
 const WEBHOOK: &str = "https://hooks.example.com/services/S3CRET";
 
+/// A certificate.
+const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/tls/authority.pem");
+
 /// Loads with these arguments (separated by blanks), variables and file. The
 /// file's directory is cut out of what is said.
 fn try_load(args: &str, env: &[(&str, &str)], file: &str) -> Result<Loaded, String> {
@@ -85,7 +88,7 @@ type Spelling = (
     [(&'static str, &'static str); 3],
 );
 
-const SPELLINGS: [Spelling; 30] = [
+const SPELLINGS: [Spelling; 32] = [
     (
         "state",
         "",
@@ -155,6 +158,11 @@ const SPELLINGS: [Spelling; 30] = [
     ),
     (
         "post-refused",
+        "",
+        [("true", "true"), ("no", "false"), ("true", "true")],
+    ),
+    (
+        "no-page",
         "",
         [("true", "true"), ("no", "false"), ("true", "true")],
     ),
@@ -258,6 +266,11 @@ const SPELLINGS: [Spelling; 30] = [
         ],
     ),
     (
+        "ca-file",
+        "",
+        [(AUTHORITY, AUTHORITY), (AUTHORITY, AUTHORITY), ("''", "")],
+    ),
+    (
         "slack-channel",
         "",
         [("#a", "#a"), ("#b", "#b"), ("'#c'", "#c")],
@@ -312,7 +325,7 @@ fn every_key_has_three_spellings_and_the_nearer_one_counts() {
         );
 
         // An empty variable is unset.
-        if key != "slack-webhook-url-file" {
+        if !matches!(key, "slack-webhook-url-file" | "ca-file") {
             let loaded = try_load(&args, &[(&name, "")], &text).unwrap();
             let (value, origin) = shown(&loaded, shown_as);
             assert_eq!(value, file.1, "{key}");
@@ -325,7 +338,7 @@ fn every_key_has_three_spellings_and_the_nearer_one_counts() {
     let mut tested: Vec<_> = SPELLINGS.iter().map(|(key, ..)| *key).collect();
     tested.push("metrics-port"); // below
     tested.sort_unstable();
-    let mut keys = raw::keys();
+    let mut keys = RawConfig::keys();
     keys.sort_unstable();
     assert_eq!(tested, keys);
 }
@@ -588,6 +601,9 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --slack-webhook-url example",
         "run --log /x --slack-webhook-url-file /no/such/file",
         "run --log /x --slack-webhook-url-file DIR/large",
+        "run --log /x --ca-file /no/such/file",
+        "run --log /x --ca-file DIR/large",
+        "run --log /x --ca-file DIR/webhook",
         "run --log /x --config /no/such/file",
         "run --log /x --config DIR/large",
         "run --log /a/x --log /b/x",
@@ -747,6 +763,12 @@ fn each_error_names_the_key_and_the_fix() {
       --slack-webhook-url-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
     run --log /x --slack-webhook-url-file DIR/large
       --slack-webhook-url-file: cannot read large: it is larger than 4096 bytes; give a readable file
+    run --log /x --ca-file /no/such/file
+      --ca-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
+    run --log /x --ca-file DIR/large
+      --ca-file: cannot read large: it is larger than 1048576 bytes; give a readable file
+    run --log /x --ca-file DIR/webhook
+      --ca-file: webhook holds no certificate; give a file with -----BEGIN CERTIFICATE-----
     run --log /x --config /no/such/file
       --config: cannot read /no/such/file: No such file or directory (os error 2); give a TOML file
     run --log /x --config DIR/large
@@ -906,6 +928,7 @@ fn defaults() {
     log-format                 human                           default
     log-level                  info                            default
     slack-webhook-url          -                               default
+    ca-file                    -                               default
     slack-channel              -                               default
     slack-username             -                               default
     slack-icon                 -                               default
@@ -915,6 +938,7 @@ fn defaults() {
     dedup-store-ca-file        -                               default
     dedup-store-timeout        1s                              default
     metrics-listen             [::]:9101                       default
+    no-page                    false                           default
     ");
 }
 
@@ -983,7 +1007,7 @@ fn the_examples() {
         let loaded = try_load("check-config", &[], &text).unwrap();
         assert_eq!(loaded.warnings, [""; 0]);
         examples += 1;
-        for key in raw::keys() {
+        for key in RawConfig::keys() {
             let misspelt = if text.contains(&format!("\n{key} = ")) {
                 text.replace(&format!("\n{key} = "), &format!("\n{key}x = "))
             } else if text.contains(&format!("\n[{key}]\n")) {
@@ -998,7 +1022,7 @@ fn the_examples() {
             );
         }
         if path.ends_with("complete.toml") {
-            for key in raw::keys() {
+            for key in RawConfig::keys() {
                 let is_there = ["", "# "].iter().any(|mark| {
                     text.contains(&format!("\n{mark}{key} = "))
                         || text.contains(&format!("\n{mark}[{key}]\n"))
@@ -1013,7 +1037,7 @@ fn the_examples() {
 #[test]
 fn help() {
     let shown = |args: &[&str]| {
-        let command = cli::command().term_width(100);
+        let command = command().term_width(100);
         command
             .try_get_matches_from(args)
             .unwrap_err()
@@ -1081,6 +1105,8 @@ fn help() {
               Slack incoming webhook; without one, messages go to the log
           --slack-webhook-url-file <PATH>
               A file that holds the webhook's URL
+          --ca-file <PATH>
+              PEM file of further certificate authorities to trust, beside the public ones
           --slack-channel <NAME>
               Channel to post to [default: the webhook's own]
           --slack-username <NAME>
@@ -1093,6 +1119,8 @@ fn help() {
               Where to serve metrics and health [default: [::]:9101, IPv4 too]
           --metrics-port <PORT>
               The same, the port alone; 0 takes a free one [default: 9101]
+          --no-page[=<BOOL>]
+              Serve no status page beside the metrics [default: false]
           --state-reset
               Remove the state first: positions, unsent messages and who was told
 

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, HeaderMap, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::{Method, Request, StatusCode};
 use kms_core::http::{self, Answer, PLAIN, reply};
 use tokio::net::TcpListener;
@@ -16,6 +19,7 @@ pub use kms_core::http::{
 };
 
 use super::metrics::Metrics;
+use super::page::Page;
 
 /// What the server answers from. Clones are handles to the same values.
 #[derive(Clone)]
@@ -24,6 +28,8 @@ pub struct State {
     pub metrics: Metrics,
     /// The answer of `/readyz`.
     pub readiness: Readiness,
+    /// The answer of `/`, where there is one.
+    pub page: Option<Page>,
 }
 
 /// Which logs are being followed; each log's thread keeps its own entry true.
@@ -48,6 +54,18 @@ pub enum LogState {
 }
 
 impl LogState {
+    /// In a word or two.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "read",
+            Self::Waiting => "no file yet",
+            Self::Unreadable => "unreadable",
+            Self::Stalled => "stalled",
+            Self::Ended => "ended",
+        }
+    }
+
     fn reason(self) -> Option<&'static str> {
         match self {
             Self::Ready => None,
@@ -76,6 +94,14 @@ impl Readiness {
         logs.insert(Arc::clone(log), state);
     }
 
+    /// Every log and how it is doing, by name.
+    #[must_use]
+    pub fn logs(&self) -> Vec<(Arc<str>, LogState)> {
+        let logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = |(name, state): (&Arc<str>, &LogState)| (Arc::clone(name), *state);
+        logs.iter().map(log).collect()
+    }
+
     /// Nothing when every log is ready, else one line that says which is not.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
@@ -95,15 +121,18 @@ impl Readiness {
 /// Answers requests on `listener` until `shutdown` is done, then lets answers
 /// under way finish.
 pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Output = ()>) {
-    let answer = move |_, request: &Request<Incoming>| {
-        let path = request.uri().path();
-        answer(&state, request.method(), path, request.headers())
-    };
+    let answer = move |_, request: &Request<Incoming>| answer(&state, request);
     http::serve(listener, answer, shutdown).await;
 }
 
-fn answer(state: &State, method: &Method, path: &str, headers: &HeaderMap) -> Answer {
-    if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
+fn answer<B>(state: &State, request: &Request<B>) -> Answer {
+    let (method, path) = (request.method(), request.uri().path());
+    let known = match path {
+        "/metrics" | "/healthz" | "/readyz" => true,
+        "/" => state.page.is_some(),
+        _ => false,
+    };
+    if !known {
         return reply(
             StatusCode::NOT_FOUND,
             PLAIN,
@@ -118,8 +147,9 @@ fn answer(state: &State, method: &Method, path: &str, headers: &HeaderMap) -> An
         return refusal;
     }
     match path {
+        "/" => page(state, request.uri().query()),
         "/metrics" => {
-            let format = http::format(headers);
+            let format = http::format(request.headers());
             match state.metrics.encode(format) {
                 Ok(text) => reply(StatusCode::OK, format.content_type(), text),
                 Err(_) => {
@@ -138,6 +168,40 @@ fn answer(state: &State, method: &Method, path: &str, headers: &HeaderMap) -> An
         },
         _ => reply(StatusCode::OK, PLAIN, "ok\n"),
     }
+}
+
+fn page(state: &State, query: Option<&str>) -> Answer {
+    let Some(page) = &state.page else {
+        return reply(StatusCode::NOT_FOUND, PLAIN, "there is no page\n");
+    };
+    let Ok(html) = page.render(query, &state.metrics, &state.readiness, now()) else {
+        tracing::error!("the status page cannot be rendered");
+        return reply(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            PLAIN,
+            "cannot render the page\n",
+        );
+    };
+    let mut response = reply(StatusCode::OK, "text/html; charset=utf-8", html);
+    let policy = HeaderValue::from_str(page.policy()).expect("a policy is plain ASCII");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
+    for (name, value) in [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the handler is an edge: it gives the page its time"
+)]
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
 }
 
 #[cfg(test)]

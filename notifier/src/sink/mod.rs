@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod metrics;
+pub mod page;
 pub mod slack;
 pub mod state;
 pub mod stdout;

@@ -201,14 +201,14 @@ fn bind(key: &str, address: SocketAddr, only_v6: bool) -> Result<TcpListener, Fa
 }
 
 /// Opens everything, serves until a signal says stop, and closes it again.
-/// `service` is made when log and counters are there.
+/// `service` is made when the log is there.
 pub(crate) async fn run<S: Service>(
     args: &FrontArgs,
+    metrics: Metrics,
     service: impl FnOnce(&Log, &Metrics) -> Result<S, Failure>,
 ) -> Result<ExitCode, Failure> {
     let signals = Signals::new()?;
     raise_descriptor_limit();
-    let metrics = Metrics::default();
     let settings = FrontSettings {
         limits: args.limits(),
         proxy_from: args.proxy_from.clone(),
@@ -280,7 +280,7 @@ fn say_where(
 }
 
 /// As many descriptors as we may have: one connection is one.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod front;
 mod limits;
+mod output;
 mod relay;
 mod request;
 mod serve;
@@ -32,13 +33,16 @@ enum Command {
     /// Answer lab clients, as a KMS host would answer its own
     Serve(Box<serve::Args>),
     /// Stand in front of a licensed KMS host: limits, a log, statistics
-    Relay(relay::Args),
+    Relay(Box<relay::Args>),
     /// Send lab requests: one, many, or as many as a server can take
-    Request(request::Args),
+    Request(Box<request::Args>),
     /// Tell what is wrong with a KMS endpoint, step by step
     Doctor(doctor::Args),
     /// See and change whom a running server or relay turns away
     Limits(limits::Args),
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Generate(cli::Generate),
 }
 
 /// Why a command ended badly.
@@ -73,6 +77,7 @@ impl Cli {
     fn front(&self) -> Option<&front::FrontArgs> {
         match &self.command {
             Command::Serve(args) => Some(&args.front),
+            Command::Relay(args) => Some(&args.front),
             _ => None,
         }
     }
@@ -87,10 +92,14 @@ fn main() -> ExitCode {
     start_log();
     let result = match cli.command {
         Command::Serve(args) => block_on_all_cores(serve::run(*args)),
-        Command::Relay(args) => block_on(relay::run(args)),
-        Command::Request(args) => block_on(request::run(args)),
+        Command::Relay(args) => block_on_all_cores(relay::run(*args)),
+        Command::Request(args) => block_on(request::run(*args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Limits(args) => block_on(limits::run(args)),
+        Command::Generate(what) => what
+            .write(Cli::command())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(Failure::usage),
     };
     result.unwrap_or_else(|failure| complain(&failure.message, failure.code))
 }
@@ -161,10 +170,77 @@ fn block_on_all_cores(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use clap::CommandFactory as _;
+    use kms_core::doctor::Verdict;
+    use kms_core::relay::{Relay, RelaySettings};
+    use kms_core::server::{Log, Metrics};
 
     #[test]
     fn the_command_line_is_sound() {
         super::Cli::command().debug_assert();
+    }
+
+    const DOCTOR: &str = include_str!("../../../../docs/doctor.md");
+    const LAB_CLIENT: &str = include_str!("../../../../docs/lab-client.md");
+    const RELAY: &str = include_str!("../../../../docs/relay.md");
+
+    /// The long options of a command.
+    fn options(command: &str) -> BTreeSet<String> {
+        let mut all = super::Cli::command();
+        all.build();
+        let command = all.find_subcommand(command).unwrap();
+        let options = command.get_arguments().filter_map(clap::Arg::get_long);
+        let options = options.filter(|option| *option != "help");
+        options.map(|option| format!("--{option}")).collect()
+    }
+
+    #[test]
+    fn every_option_is_in_the_documentation() {
+        // What a relay has in common with a server is in that one's page.
+        let own = &options("relay") - &options("serve");
+        assert!(own.contains("--upstream"));
+        for (options, page) in [
+            (options("doctor"), DOCTOR),
+            (options("request"), LAB_CLIENT),
+            (own, RELAY),
+        ] {
+            for option in options {
+                // In code, alone or before a value, another option or a choice.
+                let described = [" ", "`", "="]
+                    .iter()
+                    .any(|end| page.contains(&format!("`{option}{end}")));
+                assert!(described, "{option}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_verdict_is_in_the_documentation_with_its_code() {
+        for (code, label) in Verdict::CODES {
+            let row = format!("| {code} | `{label}` |");
+            assert!(DOCTOR.contains(&row), "{row}");
+        }
+    }
+
+    #[test]
+    fn every_metric_of_a_relay_is_in_the_documentation() {
+        let metrics = Metrics::of_relay();
+        let settings = RelaySettings {
+            upstreams: vec!["kms.example.lan".parse().unwrap()],
+            ..RelaySettings::default()
+        };
+        // Names its upstreams to the metrics.
+        drop(Relay::new(settings, Log::nowhere(), metrics.clone()));
+        let format = kms_core::exposition::Format::Classic;
+        let text = metrics.encode(format, Default::default()).unwrap();
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let names = names.filter_map(|line| line.split(' ').next());
+        let relays: Vec<&str> = names.filter(|name| name.contains("relay")).collect();
+        assert_eq!(relays.len(), 5, "{relays:?}");
+        for name in relays {
+            assert!(RELAY.contains(&format!("| `{name}")), "{name}");
+        }
     }
 }

@@ -7,7 +7,7 @@ use clap::{ArgAction, ValueEnum};
 use kms_core::lab::LabSuite;
 use kms_core::message::Epid;
 use kms_core::responder::{Counting, Host, Policy, Whitelist};
-use kms_core::server::{Responder, ResponderSettings, fill_random};
+use kms_core::server::{Metrics, Responder, ResponderSettings, fill_random};
 
 use crate::value::{duration, hardware_id};
 use crate::{Failure, front};
@@ -110,7 +110,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         ndr64: args.ndr64,
         btfn: args.btfn,
     };
-    front::run(&args.front, |log, metrics| {
+    front::run(&args.front, Metrics::default(), |log, metrics| {
         Ok(Responder::new(host, settings, log.clone(), metrics.clone()))
     })
     .await

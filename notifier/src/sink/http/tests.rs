@@ -32,6 +32,7 @@ fn start() -> Server {
             revision: "unknown",
         }),
         readiness: readiness.clone(),
+        page: None,
     };
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();

@@ -241,7 +241,7 @@ pub(super) struct Result {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Build {
-    pub(super) version: String,
-    pub(super) revision: String,
+pub(crate) struct Build {
+    pub(crate) version: String,
+    pub(crate) revision: String,
 }

@@ -6,6 +6,7 @@
 
 mod dedup_store;
 mod labels;
+mod reading;
 mod state;
 
 use std::fmt;
@@ -31,7 +32,9 @@ use dedup_store::DedupStoreMetrics;
 use state::StateMetrics;
 
 pub use kms_core::exposition::Format;
+pub(crate) use labels::Build;
 pub use labels::{Evicted, Outcome, Sink};
+pub use reading::{Delivered, LogReading};
 
 /// Names an event's product for a label: a name of the catalogue, `protected`
 /// for a relayed request, else `unknown`.
@@ -207,7 +210,7 @@ impl Metrics {
                 registry.register(
                     "kms_notifier_build",
                     "What is running",
-                    Info::new(labels::Build {
+                    Info::new(Build {
                         version: setup.version.to_owned(),
                         revision: setup.revision.to_owned(),
                     }),
@@ -390,12 +393,7 @@ impl Metrics {
     /// # Errors
     /// A metric that cannot be written in this format.
     pub fn encode(&self, format: Format) -> Result<String, fmt::Error> {
-        let mut open_metrics = String::new();
-        prometheus_client::encoding::text::encode(&mut open_metrics, &self.0.registry)?;
-        Ok(match format {
-            Format::OpenMetrics => open_metrics,
-            Format::Classic => kms_core::exposition::classic(&open_metrics),
-        })
+        format.encode(&self.0.registry)
     }
 }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, redirect, retry};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
-use super::{Payload, Webhook};
+use super::resolver::Resolver;
+use super::{Payload, Roots, Webhook};
 use crate::policy::Outcome;
 
 /// Longest time for connecting, TLS included.
@@ -23,7 +24,7 @@ const MAX_WORD: usize = 64;
 
 /// Posts to one webhook. It follows no redirects, uses no proxy (a proxy from
 /// the environment would be told where the webhook is), retries nothing by
-/// itself, and trusts the root certificates that are compiled in.
+/// itself, and looks names up without the C library.
 #[derive(Debug)]
 pub struct Poster {
     client: Client,
@@ -51,17 +52,17 @@ pub struct Posted {
 }
 
 impl Poster {
-    /// A poster whose attempts take at most `timeout` in all.
+    /// A poster whose attempts take at most `timeout` in all, and which trusts a
+    /// host that one of the `roots` vouches for.
     ///
     /// # Errors
     ///
     /// When the TLS or HTTP library cannot be set up.
-    pub fn new(webhook: Webhook, timeout: Duration) -> Result<Self, BuildError> {
+    pub fn new(webhook: Webhook, roots: &Roots, timeout: Duration) -> Result<Self, BuildError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .with_root_certificates(roots.store())
             .with_no_client_auth();
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
@@ -71,6 +72,7 @@ impl Poster {
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .no_proxy()
+            .dns_resolver(Resolver)
             .pool_max_idle_per_host(1)
             .user_agent(concat!("kms-notifier/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -212,7 +214,7 @@ mod tests {
     }
 
     async fn post_to(webhook: Webhook, timeout: Duration) -> Posted {
-        let poster = Poster::new(webhook, timeout).unwrap();
+        let poster = Poster::new(webhook, &Roots::default(), timeout).unwrap();
         let payload = Payload::new("Test", "Test");
         let posted = poster
             .post(&payload, "2026-01-01T00:00:00Z".parse().unwrap())
@@ -374,6 +376,56 @@ mod tests {
         assert_eq!(posted.outcome, Outcome::Retry);
         // A TLS handshake record of protocol 3.x.
         assert_eq!(request(server).await, "[22, 3]");
+    }
+
+    #[tokio::test]
+    async fn a_host_is_trusted_whose_authority_was_added() {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let added = Roots::with(made.cert.pem().as_bytes()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.unwrap())
+            .unwrap();
+        let tls = Arc::new(tls);
+        for (roots, outcome) in [
+            (added, Outcome::Accepted),
+            (Roots::default(), Outcome::Retry),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let tls = Arc::clone(&tls);
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut session = rustls::ServerConnection::new(tls).unwrap();
+                let mut stream = rustls::Stream::new(&mut session, &mut stream);
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                while !request.ends_with(b"}") {
+                    match stream.read(&mut buffer) {
+                        Ok(n) if n > 0 => request.extend_from_slice(&buffer[..n]),
+                        // It does not trust this server.
+                        _ => return String::new(),
+                    }
+                }
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    .unwrap();
+                String::from_utf8(request).unwrap()
+            });
+            // By name: the resolver is part of what is tested.
+            let webhook = format!("https://localhost:{port}/services/secret");
+            let poster =
+                Poster::new(webhook.parse().unwrap(), &roots, Duration::from_secs(10)).unwrap();
+            let now = "2026-01-01T00:00:00Z".parse().unwrap();
+            let posted = poster.post(&Payload::new("Test", "Test"), now).await;
+            assert_eq!(posted.outcome, outcome, "{posted:?}");
+            let request = request(server).await;
+            assert_eq!(request.contains("plain_text"), outcome == Outcome::Accepted);
+        }
     }
 
     #[test]
