@@ -94,10 +94,11 @@ impl Source {
         }
     }
 
-    /// Where its files stand; none for a stream.
+    /// Where its files stand; none for a stream, nor while that is no place to go
+    /// on from.
     fn marks(&self) -> Option<Vec<Mark>> {
         match self {
-            Self::File(tail) => Some(tail.marks()),
+            Self::File(tail) => (!tail.is_passing_over()).then(|| tail.marks()),
             Self::Stdin(_) | Self::Child(..) => None,
         }
     }

@@ -114,6 +114,26 @@ fn a_restart_goes_on_where_it_was() {
 }
 
 #[test]
+fn who_first_came_within_a_line_does_not_read_everything_the_next_time() {
+    let mut place = Place::new([]);
+    place.log.bytes(visit(1));
+    place.log.bytes("2026-11-20 21:00:00: IPv4 conn");
+    // The first run begins at the end, and its position is not one to keep.
+    let sidecar = Sidecar::spawn(&mut place.command());
+    sidecar.wait_for_status("/readyz", 200);
+    stop(sidecar);
+
+    let sidecar = Sidecar::spawn(&mut place.command());
+    sidecar.wait_for_status("/readyz", 200);
+    place.log.bytes("ection accepted: 10.10.0.9:1024.\n");
+    place.log.bytes(visit(2));
+    let _ = place.slack.wait_for(1);
+    sidecar.wait_for_sample("kms_notifier_outbox_messages", |n| n == 0.0);
+    stop(sidecar);
+    assert_eq!(clients(&place.slack), ["10.10.0.2 (internal_pod)"]);
+}
+
+#[test]
 fn a_message_that_slack_did_not_take_is_told_after_the_restart() {
     let mut place = Place::new([Behaviour::Status(500), Behaviour::Cut]);
     let mut sidecar = place.start();

@@ -195,6 +195,11 @@ impl Generation {
         Some(Mark::new(self.id, offset, &self.head, trail, seen_until))
     }
 
+    /// The end of the line that it was begun in has not come.
+    pub(super) fn is_passing_over(&self) -> bool {
+        matches!(self.join, Join::WithinLine(_))
+    }
+
     /// A place in it by which a copy of it is known: where it stands or, if no
     /// line was read yet, the end of its first bytes.
     pub(super) fn place(&self) -> Option<Mark> {

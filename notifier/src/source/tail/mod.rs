@@ -256,6 +256,14 @@ impl Tail {
         }
     }
 
+    /// Whether it was begun within a line whose end has not come. Then no mark
+    /// tells where it stands: without it, a next run would read all of the file.
+    #[must_use]
+    pub fn is_passing_over(&self) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(Generation::is_passing_over)
+    }
+
     /// Where every file stands that is being read, oldest first: what
     /// [`Start::At`] takes. Empty as long as there was none.
     #[must_use]
