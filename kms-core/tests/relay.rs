@@ -205,11 +205,9 @@ async fn bytes_pass_unchanged_both_ways() {
     assert_eq!(*down, *behind_tape.down.lock().unwrap());
 }
 
-/// What was accepted is passed on, whatever it turns into.
-#[tokio::test]
-async fn bytes_that_cannot_be_decoded_pass_all_the_same() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let relay = relay(to(&[listener.local_addr().unwrap()])).await;
+/// A session that was begun: its client, what the upstream has of it, and the bind
+/// that arrived there.
+async fn begun(relay: &Running, listener: &TcpListener) -> (TcpStream, TcpStream, Vec<u8>) {
     let mut client = TcpStream::connect(relay.address).await.unwrap();
     let mut bind = Vec::new();
     kms_core::client::Association::new().bind(Offer::default(), &mut bind);
@@ -218,6 +216,15 @@ async fn bytes_that_cannot_be_decoded_pass_all_the_same() {
     let mut received = vec![0; bind.len()];
     upstream.read_exact(&mut received).await.unwrap();
     assert_eq!(received, bind);
+    (client, upstream, bind)
+}
+
+/// What was accepted is passed on, whatever it turns into.
+#[tokio::test]
+async fn bytes_that_cannot_be_decoded_pass_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let relay = relay(to(&[listener.local_addr().unwrap()])).await;
+    let (mut client, mut upstream, _) = begun(&relay, &listener).await;
     let garbage: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
     let mut back = vec![0; garbage.len()];
     let mut forth = vec![0; garbage.len()];
@@ -501,18 +508,12 @@ async fn a_server_behind_believes_the_header() {
 async fn a_stop_waits_for_the_answer_that_is_under_way() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let relay = relay(to(&[listener.local_addr().unwrap()])).await;
-    let mut client = TcpStream::connect(relay.address).await.unwrap();
-    let mut bind = Vec::new();
-    kms_core::client::Association::new().bind(Offer::default(), &mut bind);
-    client.write_all(&bind).await.unwrap();
-    let (mut upstream, _) = listener.accept().await.unwrap();
-    let mut received = vec![0; bind.len()];
-    upstream.read_exact(&mut received).await.unwrap();
+    let (mut client, mut upstream, bind) = begun(&relay, &listener).await;
     relay.stop.send(()).unwrap();
     // The answer comes after the stop, and arrives.
     let lab = lab().await;
     let mut behind = TcpStream::connect(lab.address).await.unwrap();
-    behind.write_all(&received).await.unwrap();
+    behind.write_all(&bind).await.unwrap();
     let mut answer = [0; 108];
     behind.read_exact(&mut answer).await.unwrap();
     upstream.write_all(&answer).await.unwrap();

@@ -371,6 +371,35 @@ fn hresult<S: serde::Serializer>(code: &Option<u32>, serializer: S) -> Result<S:
 }
 
 impl Event {
+    /// An event stamped by its server of which nothing more is known: everything
+    /// else is absent.
+    #[must_use]
+    pub fn new(id: EventId, log: Arc<str>, time: Option<EventTime>, kind: Kind) -> Self {
+        Self {
+            v: VERSION,
+            id,
+            log,
+            time,
+            time_source: TimeSource::Server,
+            kind,
+            connection: None,
+            request_number: None,
+            ip: None,
+            port: None,
+            zone: None,
+            source: None,
+            request: None,
+            hresult: None,
+            reason: None,
+            epid: None,
+            active_clients: None,
+            attribution: None,
+            candidates: Vec::new(),
+            suspect: false,
+            dedup: None,
+        }
+    }
+
     /// The product's name; a relayed request shows none.
     #[must_use]
     pub fn product(&self) -> Option<&str> {

@@ -491,9 +491,3 @@ pub fn product_label(event: &Event) -> &'static str {
     }
     kms_core::catalog::label(request.product.as_deref(), request.activation_id).unwrap_or("unknown")
 }
-
-/// Names of the source classes, for metrics.
-#[must_use]
-pub fn class_names(settings: &Settings) -> Vec<Arc<str>> {
-    settings.classes.names().to_vec()
-}

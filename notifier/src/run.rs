@@ -22,7 +22,7 @@ use crate::config::{
     Config, ConfigError, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
 };
 use crate::follow::{Follower, Source};
-use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, Reload, class_names, product_label};
+use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, Reload, product_label};
 use crate::line::Class;
 use crate::policy::Settings;
 use crate::policy::watches::Watches;
@@ -165,7 +165,7 @@ pub async fn run(
     tracing::info!(%address, "serving metrics");
     let metrics = Metrics::new(Setup {
         logs: &names,
-        sources: &class_names(&settings),
+        sources: settings.classes.names(),
         line_classes: &Class::ALL.map(Class::as_str),
         product: Box::new(product_label),
         version: env!("CARGO_PKG_VERSION"),

@@ -57,6 +57,15 @@ impl<'v> Place<'v> {
         sidecar.wait_for_sample("kms_notifier_outbox_messages", |n| n == 0.0);
     }
 
+    /// Starts once more: who was told of before is known, who comes now is not.
+    fn assert_two_were_told(&mut self) {
+        let sidecar = self.start();
+        self.visit(&sidecar, 1);
+        self.visit(&sidecar, 2);
+        self.visit_told(&sidecar, 3);
+        assert_eq!([1, 2, 3].map(|host| self.told(host)), [1, 1, 1]);
+    }
+
     /// How many messages are about this client alone.
     fn told(&self, host: u8) -> usize {
         let client = format!("10.10.0.{host} (internal_pod)");
@@ -108,11 +117,7 @@ fn a_volume_without_room_stops_nothing_and_heals() {
     sidecar.wait();
 
     // What was told while there was no room is known.
-    let sidecar = place.start();
-    place.visit(&sidecar, 1);
-    place.visit(&sidecar, 2);
-    place.visit_told(&sidecar, 3);
-    assert_eq!([1, 2, 3].map(|host| place.told(host)), [1, 1, 1]);
+    place.assert_two_were_told();
 }
 
 #[test]
@@ -141,11 +146,7 @@ fn a_read_only_volume_stops_nothing_and_heals() {
     sidecar.kill();
     sidecar.wait();
 
-    let sidecar = place.start();
-    place.visit(&sidecar, 1);
-    place.visit(&sidecar, 2);
-    place.visit_told(&sidecar, 3);
-    assert_eq!([1, 2, 3].map(|host| place.told(host)), [1, 1, 1]);
+    place.assert_two_were_told();
 }
 
 #[test]

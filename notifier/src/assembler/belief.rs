@@ -113,9 +113,7 @@ impl Assembler {
 
     /// Whether nobody who may have asked any of these can do anything more.
     fn is_over(&self, group: &[usize]) -> bool {
-        let pending = group
-            .iter()
-            .filter_map(|row| self.waiting.pending.get(*row));
+        let pending = self.waiting.group(group);
         let closed = |id: &Tick| self.connections.get(*id).is_none_or(|c| c.closed.is_some());
         pending.flat_map(|pending| &pending.candidates).all(closed)
     }
@@ -124,9 +122,7 @@ impl Assembler {
     fn beliefs(&self, group: &[usize]) -> Vec<Belief> {
         let mut columns: Vec<Column<'_>> = Vec::new();
         let mut rows: Vec<Row> = Vec::with_capacity(group.len());
-        let pending = group
-            .iter()
-            .filter_map(|row| self.waiting.pending.get(*row));
+        let pending = self.waiting.group(group);
         for pending in pending {
             let home = pending.asked.machine;
             let home = home.and_then(|machine| self.waiting.homes.peek(&machine));
@@ -163,9 +159,7 @@ impl Assembler {
         };
         let idle: Vec<f64> = columns.iter().map(|column| column.idle).collect();
         let shares = weigh::shares(rows, &idle, unseen);
-        let pending = group
-            .iter()
-            .filter_map(|row| self.waiting.pending.get(*row));
+        let pending = self.waiting.group(group);
         let believe = |(row, pending): (&Row, &Pending)| believe(row, &columns, pending.cut);
         shares.iter().zip(pending).map(believe).collect()
     }

@@ -32,9 +32,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::event::{
-    self, Event, EventId, EventTime, IdMaker, Kind as EventKind, Request, TimeSource,
-};
+use crate::event::{Event, EventId, EventTime, IdMaker, Kind as EventKind, Request, TimeSource};
 use crate::line::{self, Class, Kind, Label, Line};
 
 use belief::Why;
@@ -366,27 +364,8 @@ impl Assembler {
     /// An event about what was seen there; everything else is absent.
     fn event(&self, seen: &Seen, kind: EventKind) -> Event {
         Event {
-            v: event::VERSION,
-            id: seen.id,
-            log: Arc::clone(&self.log),
-            time: seen.time,
             time_source: seen.time_source,
-            kind,
-            connection: None,
-            request_number: None,
-            ip: None,
-            port: None,
-            zone: None,
-            source: None,
-            request: None,
-            hresult: None,
-            reason: None,
-            epid: None,
-            active_clients: None,
-            attribution: None,
-            candidates: Vec::new(),
-            suspect: false,
-            dedup: None,
+            ..Event::new(seen.id, Arc::clone(&self.log), seen.time, kind)
         }
     }
 

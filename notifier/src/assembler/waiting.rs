@@ -153,6 +153,11 @@ impl Waiting {
         group
     }
 
+    /// The requests at these places.
+    pub(super) fn group<'a>(&'a self, rows: &'a [usize]) -> impl Iterator<Item = &'a Pending> {
+        rows.iter().filter_map(|row| self.pending.get(*row))
+    }
+
     fn add(&mut self, pending: Pending, connections: &mut Connections) {
         connections.claim(&pending.candidates);
         self.pending.push(pending);

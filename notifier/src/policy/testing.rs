@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::rows::{Changes, Stored, Table};
 use super::{Policy, Settings};
-use crate::event::{Attribution, Event, IdMaker, Kind, Request, TimeSource, VERSION};
+use crate::event::{Attribution, Event, IdMaker, Kind, Request};
 
 /// A moment, in seconds after the epoch.
 pub(crate) fn at(seconds: i64) -> Timestamp {
@@ -33,27 +33,10 @@ pub(crate) fn activation(ip: &str, product: &str) -> Event {
         ..Request::default()
     };
     Event {
-        v: VERSION,
-        id,
-        log: Arc::from("vlmcsd.log"),
-        time: None,
-        time_source: TimeSource::Server,
-        kind: Kind::Activation,
-        connection: None,
-        request_number: None,
         ip: Some(ip.parse().unwrap()),
-        port: None,
-        zone: None,
-        source: None,
         request: Some(Box::new(request)),
-        hresult: None,
-        reason: None,
-        epid: None,
-        active_clients: None,
         attribution: Some(Attribution::Exact),
-        candidates: Vec::new(),
-        suspect: false,
-        dedup: None,
+        ..Event::new(id, Arc::from("vlmcsd.log"), None, Kind::Activation)
     }
 }
 

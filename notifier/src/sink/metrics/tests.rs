@@ -3,7 +3,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::event::{EventId, EventTime, Request, TimeSource, VERSION};
+use crate::event::{EventId, EventTime, Request};
 
 fn metrics() -> Metrics {
     Metrics::new(Setup {
@@ -25,32 +25,8 @@ fn metrics() -> Metrics {
 }
 
 fn event(kind: Kind) -> Event {
-    Event {
-        v: VERSION,
-        id: EventId([0; 16]),
-        log: "kms".into(),
-        time: Some(EventTime::utc(Timestamp::constant(
-            1_700_000_000,
-            500_000_000,
-        ))),
-        time_source: TimeSource::Server,
-        kind,
-        connection: None,
-        request_number: None,
-        ip: None,
-        port: None,
-        zone: None,
-        source: None,
-        request: None,
-        hresult: None,
-        reason: None,
-        epid: None,
-        active_clients: None,
-        attribution: None,
-        candidates: Vec::new(),
-        suspect: false,
-        dedup: None,
-    }
+    let time = EventTime::utc(Timestamp::constant(1_700_000_000, 500_000_000));
+    Event::new(EventId([0; 16]), "kms".into(), Some(time), kind)
 }
 
 fn activation(product: Option<&str>, status: Option<&'static str>) -> Event {

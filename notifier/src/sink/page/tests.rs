@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::event::{Attribution, Dedup, Event, EventId, EventTime, Kind, Request, TimeSource};
+use crate::event::{Attribution, Dedup, Event, EventId, EventTime, Kind, Request};
 use crate::sink::metrics::Setup;
 
 const NOW: &str = "2026-03-04T12:34:56Z";
@@ -11,28 +11,11 @@ fn at(text: &str) -> Timestamp {
 }
 
 fn event(kind: Kind, time: &str) -> Event {
+    let time = Some(EventTime::utc(at(time)));
     Event {
-        v: 1,
-        id: EventId([0; 16]),
-        log: "kms".into(),
-        time: Some(EventTime::utc(at(time))),
-        time_source: TimeSource::Server,
-        kind,
-        connection: None,
-        request_number: None,
         ip: Some("192.0.2.1".parse().unwrap()),
-        port: None,
-        zone: None,
         source: Some("external".into()),
-        request: None,
-        hresult: None,
-        reason: None,
-        epid: None,
-        active_clients: None,
-        attribution: None,
-        candidates: Vec::new(),
-        suspect: false,
-        dedup: None,
+        ..Event::new(EventId([0; 16]), "kms".into(), time, kind)
     }
 }
 
