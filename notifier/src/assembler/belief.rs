@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use super::Assembler;
-use super::attribution::{self as weigh, Row, SURE};
+use super::attribution::{self as weigh, Rows, SURE, Weigher};
 use super::connections::{Connection, Speaker, Tick};
 use super::presence::Past;
 use super::waiting::{Asked, Home, Pending};
-use crate::event::{Attribution, Event};
+use crate::event::{Attribution, Event, EventTime};
 
 /// Shares below this name nobody.
 const NEGLIGIBLE: f64 = 1e-3;
@@ -43,7 +43,33 @@ pub(super) enum Why {
 /// A connection that waiting requests may belong to.
 struct Column<'a> {
     connection: &'a Connection,
+    /// When it was accepted: seconds and nanoseconds.
+    accepted: Option<Moment>,
     idle: f64,
+    /// The first column with the same address, itself perhaps; none without one.
+    address: Option<usize>,
+}
+
+/// A time in seconds and nanoseconds, to be told apart from another in no time.
+type Moment = (i64, i32);
+
+fn moment(time: EventTime) -> Moment {
+    (time.at.as_second(), time.at.subsec_nanosecond())
+}
+
+/// Whole seconds from one moment to another, rounded down.
+fn seconds((from, from_nanos): Moment, (to, to_nanos): Moment) -> i64 {
+    to - from - i64::from(to_nanos < from_nanos)
+}
+
+/// Room for one weighing after the other.
+#[derive(Debug, Default)]
+pub(super) struct Scales {
+    rows: Rows,
+    idle: Vec<f64>,
+    weigher: Weigher,
+    /// By column: what its address comes to in the row that is looked at.
+    sums: Vec<f64>,
 }
 
 impl Assembler {
@@ -52,14 +78,17 @@ impl Assembler {
     pub(super) fn settle(&mut self, why: Why, out: &mut Vec<Event>) {
         // What was asked about connections that are not affected stays as it is.
         let mut left = self.waiting.affected(why, self.now, self.line);
+        let may_wait = matches!(why, Why::Asked | Why::Closed(_));
         while let Some(first) = left.pop() {
-            let group = self.waiting.sharing(first);
+            let open = |id: Tick| self.connections.get(id).is_some_and(|c| c.closed.is_none());
+            let Some(group) = self.waiting.sharing(first, may_wait.then_some(CROWD), open) else {
+                continue;
+            };
             left.retain(|row| !group.contains(row));
             let all = why == Why::End || self.is_over(&group);
-            if !all && why != Why::Due && group.len() > CROWD {
-                continue;
-            }
-            let beliefs = self.beliefs(&group);
+            let mut scales = std::mem::take(&mut self.scales);
+            let beliefs = self.beliefs(&group, &mut scales);
+            self.scales = scales;
             let beliefs = beliefs.into_iter();
             let decided = |(row, belief): &(usize, Belief)| {
                 let pending = self.waiting.pending.get(*row);
@@ -119,15 +148,16 @@ impl Assembler {
     }
 
     /// What these requests come to, weighed against each other.
-    fn beliefs(&self, group: &[usize]) -> Vec<Belief> {
-        let mut columns: Vec<Column<'_>> = Vec::new();
-        let mut rows: Vec<Row> = Vec::with_capacity(group.len());
-        let pending = self.waiting.group(group);
-        for pending in pending {
+    fn beliefs(&self, group: &[usize], scales: &mut Scales) -> Vec<Belief> {
+        let most = self.waiting.group(group).map(|p| p.candidates.len()).max();
+        let mut columns: Vec<Column<'_>> = Vec::with_capacity(most.unwrap_or(0) + group.len());
+        scales.rows.clear();
+        for pending in self.waiting.group(group) {
             let home = pending.asked.machine;
             let home = home.and_then(|machine| self.waiting.homes.peek(&machine));
             let home = home.map(|home| home.ip);
-            let mut row = Row::with_capacity(pending.candidates.len());
+            let begun = pending.events.first().and_then(|event| event.time);
+            let begun = begun.map(moment);
             // Most rows name the same connections in the same order.
             let mut next = 0;
             for id in &pending.candidates {
@@ -139,47 +169,62 @@ impl Assembler {
                             let Some(connection) = self.connections.get(*id) else {
                                 continue;
                             };
-                            let idle = self.idle(connection);
-                            columns.push(Column { connection, idle });
+                            columns.push(self.column(connection, &columns));
                             columns.len() - 1
                         }
                     };
                 }
                 if let Some(column) = columns.get(next) {
-                    row.push((next, self.weight(column.connection, pending, home)));
+                    let weight = self.weight(column, pending, begun, home);
+                    scales.rows.push(next, weight);
                 }
                 next += 1;
             }
-            rows.push(row);
+            scales.rows.end_row();
         }
         let unseen = if self.past == Past::Known {
             weigh::UNSEEN
         } else {
             weigh::UNSEEN_LATE
         };
-        let idle: Vec<f64> = columns.iter().map(|column| column.idle).collect();
-        let shares = weigh::shares(rows, &idle, unseen);
-        let pending = self.waiting.group(group);
-        let believe = |(row, pending): (&Row, &Pending)| believe(row, &columns, pending.cut);
-        shares.iter().zip(pending).map(believe).collect()
+        scales.idle.clear();
+        scales.idle.extend(columns.iter().map(|column| column.idle));
+        scales.weigher.weigh(&mut scales.rows, &scales.idle, unseen);
+        scales.sums.clear();
+        scales.sums.resize(columns.len(), -1.0);
+        let pending = self.waiting.group(group).enumerate();
+        let (rows, sums) = (&scales.rows, &mut scales.sums);
+        pending
+            .map(|(row, pending)| believe(rows.row(row), &columns, pending.cut, sums))
+            .collect()
+    }
+
+    fn column<'a>(&self, connection: &'a Connection, before: &[Column<'_>]) -> Column<'a> {
+        let same = |column: &Column<'_>| column.connection.ip == connection.ip;
+        let first = || before.iter().position(same).unwrap_or(before.len());
+        Column {
+            connection,
+            accepted: connection.seen.time.map(moment),
+            idle: self.idle(connection),
+            address: connection.ip.map(|_| first()),
+        }
     }
 
     /// What speaks for this connection having asked.
-    fn weight(&self, connection: &Connection, pending: &Pending, home: Option<IpAddr>) -> f64 {
-        let asked = &pending.asked;
+    fn weight(
+        &self,
+        column: &Column<'_>,
+        pending: &Pending,
+        begun: Option<Moment>,
+        home: Option<IpAddr>,
+    ) -> f64 {
+        let (connection, asked) = (column.connection, &pending.asked);
         let mut weight = match connection.speaker {
             Some(speaker) if Some(speaker.machine) == asked.machine => weigh::SAME_MACHINE,
             None if connection.requests > 0 => weigh::SOME_MACHINE,
             speaker => {
-                let begun = pending
-                    .events
-                    .first()
-                    .and_then(|event| event.time)
-                    .map(|time| time.at);
-                let accepted = connection.seen.time.map(|time| time.at);
-                let age = begun
-                    .zip(accepted)
-                    .map(|(begun, accepted)| begun.duration_since(accepted));
+                let age = column.accepted.zip(begun);
+                let age = age.map(|(accepted, begun)| seconds(accepted, begun));
                 let first = weigh::asks_first(asked.begin - connection.accepted, age);
                 match speaker {
                     // It asks for the first time if it did not speak after all.
@@ -241,7 +286,7 @@ impl Assembler {
                 if let (true, Some(id)) = (sure, connection) {
                     let asked = pending.asked;
                     self.commit(
-                        &mut std::mem::take(&mut pending.events),
+                        pending.events.drain(..),
                         (id, guess.map_or(0.0, |(_, share)| share)),
                         Attribution::Inferred,
                         &asked,
@@ -286,7 +331,7 @@ impl Assembler {
     /// Gives requests to the connection that made them.
     pub(super) fn commit(
         &mut self,
-        events: &mut [Event],
+        events: impl Iterator<Item = Event>,
         (id, share): (Tick, f64),
         attribution: Attribution,
         asked: &Asked,
@@ -296,7 +341,7 @@ impl Assembler {
         let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
-        for event in events {
+        for mut event in events {
             connection.requests += 1;
             event.attribution = Some(attribution);
             event.connection = Some(connection.seen.id);
@@ -307,7 +352,7 @@ impl Assembler {
             if connection.ip.is_none() {
                 event.attribution = Some(Attribution::Unknown);
             }
-            out.push(event.clone());
+            out.push(event);
         }
         connection.active = now.or(connection.active);
         if let Some(machine) = asked.machine {
@@ -325,14 +370,19 @@ impl Assembler {
 }
 
 /// What a row of shares says about addresses. If it was `cut`, as many more that
-/// asked nothing yet may have asked: then none of those is sure.
-fn believe(row: &Row, columns: &[Column<'_>], cut: bool) -> Belief {
-    let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
+/// asked nothing yet may have asked: then none of those is sure. `sums` has a place
+/// for each column, and is left as it was: negative.
+fn believe(row: &[(usize, f64)], columns: &[Column<'_>], cut: bool, sums: &mut [f64]) -> Belief {
     let mut best: Option<(Tick, f64)> = None;
     let mut unsure = false;
     let mut seen = 0.0;
     for (column, share) in row {
-        let Some(Column { connection, .. }) = columns.get(*column) else {
+        let Some(Column {
+            connection,
+            address,
+            ..
+        }) = columns.get(*column)
+        else {
             continue;
         };
         seen += share;
@@ -340,13 +390,27 @@ fn believe(row: &Row, columns: &[Column<'_>], cut: bool) -> Belief {
             best = Some((connection.accepted, *share));
             unsure = cut && connection.is_fresh();
         }
-        let Some(ip) = connection.ip else { continue };
-        match addresses.iter_mut().find(|(known, _)| *known == ip) {
-            Some((_, sum)) => *sum += share,
-            None => addresses.push((ip, *share)),
+        if let Some(sum) = address.and_then(|address| sums.get_mut(address)) {
+            *sum = sum.max(0.0) + share;
         }
     }
-    addresses.retain(|(_, share)| *share >= NEGLIGIBLE);
+    let mut addresses: Vec<(IpAddr, f64)> = Vec::with_capacity(row.len());
+    for (column, _) in row {
+        if let Some(Column {
+            connection,
+            address,
+            ..
+        }) = columns.get(*column)
+            && let Some(ip) = connection.ip
+            && let Some(sum) = address.and_then(|address| sums.get_mut(address))
+        {
+            // The first that names it takes all; nothing is left for the others.
+            if *sum >= NEGLIGIBLE {
+                addresses.push((ip, *sum));
+            }
+            *sum = -1.0;
+        }
+    }
     addresses.sort_by(|a, b| b.1.total_cmp(&a.1));
     let attribution = match addresses.first() {
         Some((_, share)) if *share >= SURE && !unsure => Attribution::Inferred,

@@ -63,6 +63,11 @@ pub(super) struct Pending {
     pub(super) events: Vec<Event>,
     due: Option<Timestamp>,
     due_line: u64,
+    /// Of the candidates.
+    #[serde(skip)]
+    lowest: Tick,
+    #[serde(skip)]
+    highest: Tick,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +79,9 @@ pub(super) struct Waiting {
     habits: LruCache<IpAddr, Habit>,
     #[serde(with = "super::saved::remembered")]
     pub(super) homes: LruCache<Machine, Home>,
+    /// Some were asked at no known time, and are due after so many lines.
+    #[serde(skip)]
+    by_line: bool,
     #[serde(skip)]
     pub(super) evicted: u64,
 }
@@ -98,12 +106,25 @@ impl Default for Waiting {
             closing: VecDeque::new(),
             habits: LruCache::new(MAX_REMEMBERED),
             homes: LruCache::new(MAX_REMEMBERED),
+            by_line: false,
             evicted: 0,
         }
     }
 }
 
 impl Waiting {
+    /// Makes anew what is not stored.
+    pub(super) fn restored(mut self) -> Self {
+        self.by_line = self.pending.iter().any(|pending| pending.due.is_none());
+        self.pending.iter_mut().for_each(Pending::restore);
+        self
+    }
+
+    /// Whether any may become due before time goes on.
+    pub(super) fn waits_by_line(&self) -> bool {
+        self.by_line
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -137,20 +158,36 @@ impl Waiting {
     }
 
     /// All that a request has to be weighed against: whoever may be on the same
-    /// connections, directly or by way of others; itself included, in order.
-    pub(super) fn sharing(&self, row: usize) -> Vec<usize> {
-        let mut group = vec![row];
+    /// connections, directly or by way of others; itself included, in order. None
+    /// if those are more than `most` and one of their connections is `open`, which
+    /// is known long before all of them are.
+    pub(super) fn sharing(
+        &self,
+        row: usize,
+        most: Option<usize>,
+        open: impl Fn(Tick) -> bool,
+    ) -> Option<Vec<usize>> {
+        let mut group = Vec::with_capacity(self.pending.len().min(8));
+        group.push(row);
+        let mut goes_on = false;
         let mut next = 0;
         while let Some(one) = group.get(next).and_then(|row| self.pending.get(*row)) {
+            goes_on = goes_on || most.is_some() && one.candidates.iter().any(|id| open(*id));
             for (row, other) in self.pending.iter().enumerate() {
                 if !group.contains(&row) && one.shares(other) {
                     group.push(row);
+                    if goes_on && most.is_some_and(|most| group.len() > most) {
+                        return None;
+                    }
                 }
             }
             next += 1;
         }
+        if goes_on && most.is_some_and(|most| group.len() > most) {
+            return None;
+        }
         group.sort_unstable();
-        group
+        Some(group)
     }
 
     /// The requests at these places.
@@ -160,6 +197,7 @@ impl Waiting {
 
     fn add(&mut self, pending: Pending, connections: &mut Connections) {
         connections.claim(&pending.candidates);
+        self.by_line |= pending.due.is_none();
         self.pending.push(pending);
     }
 
@@ -167,6 +205,7 @@ impl Waiting {
     pub(super) fn remove(&mut self, at: usize, connections: &mut Connections) -> Pending {
         let pending = self.pending.remove(at);
         connections.unclaim(&pending.candidates);
+        self.by_line &= !self.pending.is_empty();
         pending
     }
 
@@ -188,14 +227,24 @@ impl Waiting {
 impl Pending {
     /// Whether one connection may have made both.
     fn shares(&self, other: &Self) -> bool {
-        let lowest = |pending: &Self| pending.candidates.iter().min().copied();
         // Those of another time have nothing in common: newest and oldest tell.
-        lowest(self) <= other.candidates.iter().max().copied()
-            && lowest(other) <= self.candidates.iter().max().copied()
-            && self
-                .candidates
-                .iter()
-                .any(|id| other.candidates.contains(id))
+        // Most have the first in common, or the next ones.
+        let common = |id: &Tick| other.candidates.contains(id);
+        self.lowest <= other.highest
+            && other.lowest <= self.highest
+            && self.candidates.iter().any(common)
+    }
+
+    /// Takes over who may have asked.
+    fn set_candidates(&mut self, candidates: Vec<Tick>) {
+        self.candidates = candidates;
+        self.restore();
+    }
+
+    /// Makes anew what is not stored.
+    fn restore(&mut self) {
+        self.lowest = self.candidates.iter().copied().min().unwrap_or(Tick::MAX);
+        self.highest = self.candidates.iter().copied().max().unwrap_or(0);
     }
 
     pub(super) fn is_due(&self, now: Option<Timestamp>, line: u64) -> bool {
@@ -211,7 +260,8 @@ impl Assembler {
     pub(super) fn attribute(&mut self, mut event: Event, asked: Asked, out: &mut Vec<Event>) {
         event.attribution = Some(Attribution::Unknown);
         if let Some(id) = self.named(&asked) {
-            self.commit(&mut [event], (id, 1.0), Attribution::Exact, &asked, out);
+            let events = std::iter::once(event);
+            self.commit(events, (id, 1.0), Attribution::Exact, &asked, out);
             self.release(out);
             return;
         }
@@ -238,7 +288,9 @@ impl Assembler {
             // The same machine on the same connection asks again.
             Some(pending) => {
                 self.connections.unclaim(&pending.candidates);
-                pending.candidates.retain(|id| candidates.contains(id));
+                let mut both = std::mem::take(&mut pending.candidates);
+                both.retain(|id| candidates.contains(id));
+                pending.set_candidates(both);
                 self.connections.claim(&pending.candidates);
                 pending.cut |= cut;
                 pending.events.push(event);
@@ -254,15 +306,18 @@ impl Assembler {
                     self.settle(Why::Due, out);
                 }
                 let events = vec![event];
-                let pending = Pending {
+                let mut pending = Pending {
                     asked,
                     end,
-                    candidates,
+                    candidates: Vec::new(),
                     cut,
                     events,
                     due,
                     due_line,
+                    lowest: 0,
+                    highest: 0,
                 };
+                pending.set_candidates(candidates);
                 self.waiting.add(pending, &mut self.connections);
             }
         }
@@ -308,7 +363,7 @@ impl Assembler {
         let own = |c: &Connection| {
             c.accepted < asked.begin && (asked.pid.is_none() || c.seen.pid == asked.pid)
         };
-        let (mut fresh, mut spoken) = (Vec::new(), Vec::new());
+        let (mut fresh, mut spoken) = (Vec::with_capacity(MAX_FRESH), Vec::new());
         let mut cut = false;
         for connection in self
             .connections
@@ -372,14 +427,15 @@ impl Assembler {
 
     /// Lets closed connections go that nothing claims any more.
     pub(super) fn release(&mut self, out: &mut Vec<Event>) {
-        if self.waiting.closing.is_empty() {
-            return;
-        }
-        let closing = std::mem::take(&mut self.waiting.closing);
-        for id in closing {
-            if self.is_claimed(id) {
-                self.waiting.closing.push_back(id);
+        let begun = self.blocks.newest();
+        let mut at = 0;
+        while let Some(id) = self.waiting.closing.get(at).copied() {
+            let claimed =
+                begun > Some(id) || self.connections.get(id).is_some_and(Connection::is_claimed);
+            if claimed {
+                at += 1;
             } else {
+                self.waiting.closing.remove(at);
                 self.part(id, out);
             }
         }
@@ -387,10 +443,7 @@ impl Assembler {
 
     fn is_claimed(&self, id: Tick) -> bool {
         self.connections.get(id).is_some_and(Connection::is_claimed)
-            || self
-                .blocks
-                .find(|block| block.begin > id && !block.suspect)
-                .is_some()
+            || self.blocks.newest() > Some(id)
     }
 
     /// Forgets a closed connection; one that asked nothing was a probe.

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::outbox::MessageId;
 use super::rows::{Changed, Row, Table, Unreadable, decode, encode};
 use crate::dedup_store::StoreKey;
-use crate::event::{Attribution, Event, Kind};
+use crate::event::{Attribution, Event, Kind, Text};
 
 /// How many keys are remembered; beyond that the one unused for longest goes,
 /// which at worst repeats a message.
@@ -30,7 +30,7 @@ pub struct Key {
     about: About,
     who: Who,
     /// Absent where the log does not show it (a relayed request).
-    product: Option<Box<str>>,
+    product: Option<Text>,
 }
 
 /// A refusal never mutes an activation, nor the other way round.
@@ -44,7 +44,7 @@ enum About {
 enum Who {
     Address(IpAddr),
     Machine(Uuid),
-    Workstation(Box<str>),
+    Workstation(Text),
     Nobody,
 }
 
@@ -79,11 +79,7 @@ impl Key {
         };
         // An edition that has no name is still another edition.
         let product = request.and_then(|request| {
-            let id = || {
-                request
-                    .activation_id
-                    .map(|id| id.to_string().into_boxed_str())
-            };
+            let id = || request.activation_id.map(|id| Text::from(id.to_string()));
             request.product.clone().or_else(id)
         });
         Some(Self {
