@@ -223,15 +223,14 @@ impl Weigher {
     }
 }
 
-fn bit(row: usize) -> u64 {
-    u32::try_from(row)
-        .ok()
-        .and_then(|row| 1_u64.checked_shl(row))
-        .unwrap_or(0)
+/// The set of this row alone.
+pub(super) fn bit(row: usize) -> u64 {
+    let row = u32::try_from(row).ok();
+    row.and_then(|row| 1_u64.checked_shl(row)).unwrap_or(0)
 }
 
 /// The rows in a set, in order.
-fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+pub(super) fn bits(mut set: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let row = (set != 0).then(|| set.trailing_zeros() as usize)?;
         set &= set - 1;
@@ -250,15 +249,15 @@ struct Counting {
     places: Vec<usize>,
     /// The cells of the group by the place of their column.
     askers: Vec<Vec<Asker>>,
+    /// How many of them are of this group.
+    used: usize,
     after: Vec<f64>,
-    before: Vec<f64>,
-    come: Vec<f64>,
 }
 
 /// A cell, seen from its column.
 #[derive(Clone, Copy, Debug)]
 struct Asker {
-    /// The row's number in the group.
+    /// The row's bit in a state.
     bit: usize,
     odds: f64,
     /// Its row, and its place there.
@@ -268,106 +267,113 @@ struct Asker {
 
 impl Counting {
     fn weigh(&mut self, rows: &mut Rows, group: &[usize], columns: usize, unseen: f64) {
-        let states = 1_usize << group.len();
+        self.gather(rows, group, columns);
+        // A number of states that is known beforehand needs no check at every step.
+        match group.len() {
+            0..=2 => self.count::<4>(rows, group.len(), unseen),
+            3 => self.count::<8>(rows, 3, unseen),
+            4 => self.count::<16>(rows, 4, unseen),
+            5 => self.count::<32>(rows, 5, unseen),
+            6 => self.count::<64>(rows, 6, unseen),
+            7 => self.count::<128>(rows, 7, unseen),
+            _ => self.count::<256>(rows, 8, unseen),
+        }
+    }
+
+    /// Sorts the cells by column.
+    fn gather(&mut self, rows: &Rows, group: &[usize], columns: usize) {
         self.places.clear();
         self.places.resize(columns, usize::MAX);
-        let mut used = 0;
+        self.used = 0;
         for (bit, row) in group.iter().enumerate() {
             for (cell, (column, odds)) in rows.row(*row).iter().enumerate() {
                 let Some(place) = self.places.get_mut(*column) else {
                     continue;
                 };
                 if *place == usize::MAX {
-                    *place = used;
-                    used += 1;
+                    *place = self.used;
+                    self.used += 1;
                     match self.askers.get_mut(*place) {
                         Some(askers) => askers.clear(),
                         None => self.askers.push(Vec::with_capacity(group.len())),
                     }
                 }
                 if let Some(askers) = self.askers.get_mut(*place) {
-                    let (odds, row) = (*odds, *row);
                     askers.push(Asker {
-                        bit,
-                        odds,
-                        row,
+                        bit: 1 << bit,
+                        odds: *odds,
+                        row: *row,
                         cell,
                     });
                 }
             }
         }
-        let askers = self.askers.get(..used).unwrap_or_default();
+    }
+
+    fn count<const STATES: usize>(&mut self, rows: &mut Rows, members: usize, unseen: f64) {
+        let askers = self.askers.get(..self.used).unwrap_or_default();
         // after[c]: the weight of all ways to go on from column c, by the rows served.
         self.after.clear();
-        self.after.resize((used + 1) * states, 0.0);
-        let mut later = self.after.chunks_exact_mut(states).rev();
-        let mut next = later.next().unwrap_or_default();
+        self.after.resize((self.used + 1) * STATES, 0.0);
+        let (after, _) = self.after.as_chunks_mut::<STATES>();
+        let mut later = after.iter_mut().rev();
+        let mut last = [0.0; STATES];
         let mut lone = 1.0;
-        for left in 0..=group.len() {
-            for (set, weight) in next.iter_mut().enumerate() {
-                if group.len() - set.count_ones() as usize == left {
+        for left in 0..=members {
+            for (set, weight) in last.iter_mut().enumerate() {
+                if set < 1 << members && members - set.count_ones() as usize == left {
                     *weight = lone;
                 }
             }
             lone *= unseen;
         }
+        if let Some(end) = later.next() {
+            *end = last;
+        }
+        let mut next = &last;
         for (askers, here) in askers.iter().rev().zip(later) {
-            here.copy_from_slice(next);
+            *here = *next;
             for asker in askers {
-                for (unserved, served) in halves(here, next, asker.bit) {
-                    for (here, next) in unserved.iter_mut().zip(served) {
-                        *here += asker.odds * next;
-                    }
+                for (unserved, served) in pairs::<STATES>(asker.bit) {
+                    here[unserved] += asker.odds * next[served];
                 }
             }
             next = here;
         }
-        let total = next.first().copied().unwrap_or(1.0).max(f64::MIN_POSITIVE);
+        let total = next[0].max(f64::MIN_POSITIVE);
         // before: the weight of all ways to have come to this column, by the rows served.
-        self.before.clear();
-        self.before.resize(states, 0.0);
-        if let Some(empty) = self.before.first_mut() {
-            *empty = 1.0;
-        }
-        self.come.clear();
-        self.come.resize(states, 0.0);
-        for (askers, after) in askers.iter().zip(self.after.chunks_exact(states).skip(1)) {
+        let mut before = [0.0; STATES];
+        before[0] = 1.0;
+        let (after, _) = self.after.as_chunks::<STATES>();
+        for (askers, after) in askers.iter().zip(after.iter().skip(1)) {
             for asker in askers {
                 let mut share = 0.0;
-                for (unserved, served) in halves(&mut self.before, after, asker.bit) {
-                    let pairs = unserved.iter().zip(served);
-                    share += pairs.map(|(before, after)| before * after).sum::<f64>();
+                for (unserved, served) in pairs::<STATES>(asker.bit) {
+                    share += before[unserved] * after[served];
                 }
                 if let Some((_, cell)) = rows.row_mut(asker.row).get_mut(asker.cell) {
                     *cell = share * asker.odds / total;
                 }
             }
-            self.come.copy_from_slice(&self.before);
+            let mut come = before;
             for asker in askers {
-                let size = 1 << asker.bit;
-                let before = self.before.chunks_exact(2 * size);
-                for (come, before) in self.come.chunks_exact_mut(2 * size).zip(before) {
-                    let (_, served) = come.split_at_mut(size);
-                    for (served, unserved) in served.iter_mut().zip(before) {
-                        *served += asker.odds * unserved;
-                    }
+                for (unserved, served) in pairs::<STATES>(asker.bit) {
+                    come[served] += asker.odds * before[unserved];
                 }
             }
-            std::mem::swap(&mut self.before, &mut self.come);
+            before = come;
         }
     }
 }
 
-/// The states of `one` in which the row with this bit is not served, with those
-/// of `other` in which it is and all else is the same.
-fn halves<'a>(
-    one: &'a mut [f64],
-    other: &'a [f64],
-    bit: usize,
-) -> impl Iterator<Item = (&'a mut [f64], &'a [f64])> {
-    let size = 1 << bit;
-    let unserved = one.chunks_mut(size).step_by(2);
-    unserved.zip(other.chunks(size).skip(1).step_by(2))
+/// The states in which the row with this bit is not served, each with the one in
+/// which it is and all else is the same. All are below `STATES`, a power of two.
+#[inline]
+fn pairs<const STATES: usize>(bit: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..STATES / 2).map(move |at| {
+        let unserved = (at & (bit - 1)) | ((at & !(bit - 1)) << 1);
+        (unserved & (STATES - 1), (unserved | bit) & (STATES - 1))
+    })
 }
 
 /// How many cells are added up side by side.

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::Assembler;
-use super::attribution::{self as weigh, Rows, SURE, Weigher};
+use super::attribution::{self as weigh, Rows, SURE, Weigher, bit, bits};
 use super::connections::{Connection, Speaker, Tick};
 use super::presence::Past;
 use super::waiting::{Asked, Home, Pending};
@@ -16,7 +16,7 @@ const NEGLIGIBLE: f64 = 1e-3;
 /// How many requests are weighed anew with every line that concerns them. In a
 /// larger crowd the evidence hardly ever leaves one address before all of its
 /// connections are closed, and weighing costs more than all else.
-const CROWD: usize = 4;
+const CROWD: u32 = 4;
 
 /// What the shares come to for one request.
 struct Belief {
@@ -70,46 +70,43 @@ pub(super) struct Scales {
     weigher: Weigher,
     /// By column: what its address comes to in the row that is looked at.
     sums: Vec<f64>,
+    left: Vec<usize>,
 }
 
 impl Assembler {
     /// Weighs what waits, as far as there is a reason to; decides what is sure,
     /// what is due and what will never be surer.
     pub(super) fn settle(&mut self, why: Why, out: &mut Vec<Event>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut scales = self.scales.take().unwrap_or_default();
         // What was asked about connections that are not affected stays as it is.
-        let mut left = self.waiting.affected(why, self.now, self.line);
-        let may_wait = matches!(why, Why::Asked | Why::Closed(_));
+        let mut left = std::mem::take(&mut scales.left);
+        self.waiting.affected(why, self.now, self.line, &mut left);
         while let Some(first) = left.pop() {
-            let open = |id: Tick| self.connections.get(id).is_some_and(|c| c.closed.is_none());
-            let Some(group) = self.waiting.sharing(first, may_wait.then_some(CROWD), open) else {
+            let group = self.waiting.sharing(first);
+            left.retain(|row| group & bit(*row) == 0);
+            let crowd = group.count_ones() > CROWD;
+            let all = why == Why::End || self.is_over(group);
+            if !all && why != Why::Due && crowd {
                 continue;
-            };
-            left.retain(|row| !group.contains(row));
-            let all = why == Why::End || self.is_over(&group);
-            let mut scales = std::mem::take(&mut self.scales);
-            let beliefs = self.beliefs(&group, &mut scales);
-            self.scales = scales;
-            let beliefs = beliefs.into_iter();
-            let decided = |(row, belief): &(usize, Belief)| {
-                let pending = self.waiting.pending.get(*row);
-                belief.attribution == Attribution::Inferred
-                    || all
-                    || pending.is_some_and(|pending| pending.is_due(self.now, self.line))
-            };
-            let decided: Vec<(usize, Belief)> =
-                group.iter().copied().zip(beliefs).filter(decided).collect();
+            }
+            let decided = self.beliefs(group, all, &mut scales);
             if decided.is_empty() {
                 continue;
             }
             // The others are weighed again without them.
-            let is_decided = |row: usize| decided.iter().any(|(decided, _)| *decided == row);
-            left.extend(group.into_iter().filter(|row| !is_decided(*row)));
+            let gone = decided.iter().fold(0, |gone, (row, _)| gone | bit(*row));
+            left.extend(bits(group & !gone));
             for row in &mut left {
-                *row -= decided.iter().filter(|(decided, _)| decided < row).count();
+                *row -= (gone & bit(*row).wrapping_sub(1)).count_ones() as usize;
             }
             self.decide_all(decided, out);
             self.release(out);
         }
+        scales.left = left;
+        self.scales = Some(scales);
     }
 
     /// Decides requests together. They are told in the order they were asked.
@@ -127,30 +124,29 @@ impl Assembler {
             belief.and_then(|b| b.connection).map_or(0.0, |c| c.1)
         };
         order.sort_by(|a, b| share(b).total_cmp(&share(a)));
-        let mut taken: Vec<Tick> = Vec::new();
-        let mut done: Vec<Vec<Event>> = gone.iter().map(|_| Vec::new()).collect();
+        let mut taken: Vec<Tick> = Vec::with_capacity(decided.len());
         for at in order {
-            let (Some(pending), Some((_, belief)), Some(done)) =
-                (gone.get_mut(at), decided.get_mut(at), done.get_mut(at))
-            else {
-                continue;
-            };
-            self.decide(pending, belief, &mut taken, done);
+            if let (Some(pending), Some((_, belief))) = (gone.get_mut(at), decided.get_mut(at)) {
+                self.decide(pending, belief, &mut taken);
+            }
         }
-        out.extend(done.into_iter().flatten());
+        for pending in gone {
+            out.extend(pending.events);
+        }
     }
 
     /// Whether nobody who may have asked any of these can do anything more.
-    fn is_over(&self, group: &[usize]) -> bool {
+    fn is_over(&self, group: u64) -> bool {
         let pending = self.waiting.group(group);
         let closed = |id: &Tick| self.connections.get(*id).is_none_or(|c| c.closed.is_some());
         pending.flat_map(|pending| &pending.candidates).all(closed)
     }
 
-    /// What these requests come to, weighed against each other.
-    fn beliefs(&self, group: &[usize], scales: &mut Scales) -> Vec<Belief> {
+    /// What these requests come to, weighed against each other: those of which that
+    /// is sure, or due, or `all`.
+    fn beliefs(&self, group: u64, all: bool, scales: &mut Scales) -> Vec<(usize, Belief)> {
         let most = self.waiting.group(group).map(|p| p.candidates.len()).max();
-        let mut columns: Vec<Column<'_>> = Vec::with_capacity(most.unwrap_or(0) + group.len());
+        let mut columns: Vec<Column<'_>> = Vec::with_capacity(most.unwrap_or(0) + 8);
         scales.rows.clear();
         for pending in self.waiting.group(group) {
             let home = pending.asked.machine;
@@ -192,11 +188,14 @@ impl Assembler {
         scales.weigher.weigh(&mut scales.rows, &scales.idle, unseen);
         scales.sums.clear();
         scales.sums.resize(columns.len(), -1.0);
-        let pending = self.waiting.group(group).enumerate();
         let (rows, sums) = (&scales.rows, &mut scales.sums);
-        pending
-            .map(|(row, pending)| believe(rows.row(row), &columns, pending.cut, sums))
-            .collect()
+        let mut decided = Vec::new();
+        for (row, (place, pending)) in bits(group).zip(self.waiting.group(group)).enumerate() {
+            let sure_only = !all && !pending.is_due(self.now, self.line);
+            let belief = believe(rows.row(row), &columns, pending.cut, sure_only, sums);
+            decided.extend(belief.map(|belief| (place, belief)));
+        }
+        decided
     }
 
     fn column<'a>(&self, connection: &'a Connection, before: &[Column<'_>]) -> Column<'a> {
@@ -258,13 +257,7 @@ impl Assembler {
             * weigh::prober(habit.probes, habit.requests)
     }
 
-    fn decide(
-        &mut self,
-        pending: &mut Pending,
-        belief: &Belief,
-        taken: &mut Vec<Tick>,
-        out: &mut Vec<Event>,
-    ) {
+    fn decide(&mut self, pending: &mut Pending, belief: &Belief, taken: &mut Vec<Tick>) {
         // A guess is not made twice: the next best that nobody has taken yet.
         let guess = belief
             .connection
@@ -284,32 +277,31 @@ impl Assembler {
                 let sure = guess.is_some_and(|(_, share)| share >= SURE);
                 let ip = belief.addresses.first().map(|(ip, _)| *ip);
                 if let (true, Some(id)) = (sure, connection) {
-                    let asked = pending.asked;
-                    self.commit(
-                        pending.events.drain(..),
+                    let known = self.commit(
+                        &mut pending.events,
                         (id, guess.map_or(0.0, |(_, share)| share)),
                         Attribution::Inferred,
-                        &asked,
-                        out,
+                        &pending.asked,
                     );
+                    if !known {
+                        pending.events.clear();
+                    }
                     return;
                 }
-                for mut event in pending.events.drain(..) {
+                for event in &mut pending.events {
                     event.attribution = Some(Attribution::Inferred);
                     event.ip = ip;
-                    out.push(event);
                 }
                 self.waiting.learn(ip, |habit| habit.requests += 1);
             }
             Attribution::Ambiguous => {
-                for mut event in pending.events.drain(..) {
+                for event in &mut pending.events {
                     event.attribution = Some(Attribution::Ambiguous);
                     event.candidates = belief.addresses.iter().map(|(ip, _)| *ip).collect();
                     event.ip = event.candidates.first().copied();
-                    out.push(event);
                 }
             }
-            Attribution::Unknown => out.append(&mut pending.events),
+            Attribution::Unknown => {}
         }
         if let Some(connection) = connection.and_then(|id| self.connections.get_mut(id)) {
             let share = match guess {
@@ -328,20 +320,19 @@ impl Assembler {
         }
     }
 
-    /// Gives requests to the connection that made them.
+    /// Gives requests to the connection that made them; false if there is none.
     pub(super) fn commit(
         &mut self,
-        events: impl Iterator<Item = Event>,
+        events: &mut [Event],
         (id, share): (Tick, f64),
         attribution: Attribution,
         asked: &Asked,
-        out: &mut Vec<Event>,
-    ) {
+    ) -> bool {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(id) else {
-            return;
+            return false;
         };
-        for mut event in events {
+        for event in events {
             connection.requests += 1;
             event.attribution = Some(attribution);
             event.connection = Some(connection.seen.id);
@@ -352,7 +343,6 @@ impl Assembler {
             if connection.ip.is_none() {
                 event.attribution = Some(Attribution::Unknown);
             }
-            out.push(event);
         }
         connection.active = now.or(connection.active);
         if let Some(machine) = asked.machine {
@@ -366,60 +356,70 @@ impl Assembler {
         if rpc {
             self.connections.forget(id);
         }
+        true
     }
 }
 
-/// What a row of shares says about addresses. If it was `cut`, as many more that
-/// asked nothing yet may have asked: then none of those is sure. `sums` has a place
-/// for each column, and is left as it was: negative.
-fn believe(row: &[(usize, f64)], columns: &[Column<'_>], cut: bool, sums: &mut [f64]) -> Belief {
+/// What a row of shares says about addresses; none where that is not sure and has
+/// to be. If it was `cut`, as many more that asked nothing yet may have asked: then
+/// none of those is sure. `sums` has a place for each column, and is left as it was:
+/// negative.
+fn believe(
+    row: &[(usize, f64)],
+    columns: &[Column<'_>],
+    cut: bool,
+    sure_only: bool,
+    sums: &mut [f64],
+) -> Option<Belief> {
     let mut best: Option<(Tick, f64)> = None;
     let mut unsure = false;
     let mut seen = 0.0;
     for (column, share) in row {
-        let Some(Column {
-            connection,
-            address,
-            ..
-        }) = columns.get(*column)
-        else {
+        let Some(column) = columns.get(*column) else {
             continue;
         };
         seen += share;
         if best.is_none_or(|(_, best)| *share > best) {
-            best = Some((connection.accepted, *share));
-            unsure = cut && connection.is_fresh();
+            best = Some((column.connection.accepted, *share));
+            unsure = cut && column.connection.is_fresh();
         }
-        if let Some(sum) = address.and_then(|address| sums.get_mut(address)) {
+        if let Some(sum) = column.address.and_then(|address| sums.get_mut(address)) {
             *sum = sum.max(0.0) + share;
         }
     }
-    let mut addresses: Vec<(IpAddr, f64)> = Vec::with_capacity(row.len());
+    let address = |column: usize| columns.get(column)?.address;
+    let sum = |(column, _): &(usize, f64)| sums.get(address(*column)?).copied();
+    let sure = !unsure && row.iter().filter_map(sum).any(|sum| sum >= SURE);
+    let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
+    if sure || !sure_only {
+        addresses.reserve_exact(row.len());
+    }
     for (column, _) in row {
-        if let Some(Column {
-            connection,
-            address,
-            ..
-        }) = columns.get(*column)
-            && let Some(ip) = connection.ip
-            && let Some(sum) = address.and_then(|address| sums.get_mut(address))
+        // The first that names an address takes all; nothing is left for the others.
+        if let Some(column) = columns.get(*column)
+            && let Some(sum) = column.address.and_then(|address| sums.get_mut(address))
         {
-            // The first that names it takes all; nothing is left for the others.
-            if *sum >= NEGLIGIBLE {
+            if *sum >= NEGLIGIBLE
+                && (sure || !sure_only)
+                && let Some(ip) = column.connection.ip
+            {
                 addresses.push((ip, *sum));
             }
             *sum = -1.0;
         }
     }
+    if sure_only && !sure {
+        return None;
+    }
     addresses.sort_by(|a, b| b.1.total_cmp(&a.1));
     let attribution = match addresses.first() {
-        Some((_, share)) if *share >= SURE && !unsure => Attribution::Inferred,
+        Some(_) if sure => Attribution::Inferred,
         Some(_) if seen >= 0.5 => Attribution::Ambiguous,
         _ => Attribution::Unknown,
     };
-    Belief {
+    Some(Belief {
         attribution,
         addresses,
         connection: best,
-    }
+    })
 }

@@ -121,7 +121,7 @@ pub struct Assembler {
     window: Option<Window>,
     waiting: Waiting,
     #[serde(skip)]
-    scales: Scales,
+    scales: Option<Box<Scales>>,
     #[serde(skip)]
     here: Here,
     #[serde(skip)]
@@ -147,7 +147,7 @@ impl Assembler {
             blocks: Blocks::default(),
             window: None,
             waiting: Waiting::default(),
-            scales: Scales::default(),
+            scales: None,
             here: Here::default(),
             counters: Counters::default(),
             traces: None,
