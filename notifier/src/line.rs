@@ -133,6 +133,19 @@ pub enum Label {
     ActivationInterval,
 }
 
+impl Label {
+    /// The class of its lines. The protocol, the client's id and its time stand in
+    /// both blocks, and count as asked.
+    #[must_use]
+    pub fn class(self) -> Class {
+        if self >= Self::Epid {
+            Class::Response
+        } else {
+            Class::Request
+        }
+    }
+}
+
 /// Every label is padded to 32 bytes, and `: ` follows.
 const LABEL_LEN: usize = 32;
 
@@ -246,8 +259,7 @@ impl Kind<'_> {
                 Class::Request
             }
             Self::QuietResponse { .. } | Self::ResponseMarker(_) => Class::Response,
-            Self::Field(label, _) if *label >= Label::Epid => Class::Response,
-            Self::Field(..) => Class::Request,
+            Self::Field(label, _) => label.class(),
             Self::Refusal { .. } | Self::RefusedAlone { .. } | Self::Limited => Class::Refusal,
             Self::Started | Self::Stopped | Self::Lifecycle => Class::Lifecycle,
             Self::ChildCrashed | Self::Warning => Class::Warning,
@@ -307,17 +319,21 @@ fn split_stamp(line: &[u8]) -> (Option<&[u8; 19]>, &[u8]) {
 /// What a text is, without the prefix: [`Line::kind`].
 #[inline]
 pub(crate) fn kind(text: &[u8]) -> Kind<'_> {
-    // Nine lines in ten are block lines, and `: ` at 32 is theirs.
-    if let Some((label, rest)) = text.split_first_chunk::<LABEL_LEN>()
-        && let Some(value) = rest.strip_prefix(b": ")
-        && let Some(label) = self::label(label)
-    {
-        return Kind::Field(label, value);
+    match field(text) {
+        Some((label, value)) => Kind::Field(label, value),
+        None => other_kind(text),
     }
-    other_kind(text)
+}
+
+/// A line of a block: nine lines in ten are.
+#[inline]
+pub(crate) fn field(text: &[u8]) -> Option<(Label, &[u8])> {
+    let (label, rest) = text.split_first_chunk::<LABEL_LEN>()?;
+    Some((self::label(label)?, rest.strip_prefix(b": ")?))
 }
 
 /// What is no line of a block.
+#[inline(never)]
 fn other_kind(text: &[u8]) -> Kind<'_> {
     match text {
         [b'I', b'P', b'v', b'4' | b'6', b' ', ..] => connection(text),
@@ -397,18 +413,21 @@ fn connection(text: &[u8]) -> Kind<'_> {
 /// `192.0.2.15:49731.`, `[2001:db8::5%eth0]:49731.`, each perhaps with ` [c=17]`.
 fn endpoint(text: &[u8]) -> Option<Endpoint<'_>> {
     let (text, mark) = split_mark(text);
-    let text = std::str::from_utf8(text.strip_suffix(b".")?).ok()?;
-    let (address, port) = text.rsplit_once(':')?;
-    let port = u16::try_from(number(port.as_bytes())?).ok()?;
+    let text = text.strip_suffix(b".")?;
+    // A port has five digits at most, so its colon is near the end.
+    let colon = text.iter().rposition(|byte| *byte == b':')?;
+    let port = u16::try_from(number(text.get(colon + 1..)?)?).ok()?;
+    let text = std::str::from_utf8(text).ok()?;
+    let address = text.get(..colon)?;
     let bare = address
         .strip_prefix('[')
         .and_then(|bare| bare.strip_suffix(']'));
     let address = bare.unwrap_or(address);
     // An address is hex digits, dots and colons, then perhaps a scope id: no
     // spaces and nothing that is not printable.
-    let plausible = !address.is_empty()
-        && address.len() <= 64
-        && address.bytes().all(|byte| byte.is_ascii_graphic());
+    let hidden = |hidden, byte: u8| hidden | !byte.is_ascii_graphic();
+    let plausible =
+        !address.is_empty() && address.len() <= 64 && !address.bytes().fold(false, hidden);
     plausible.then_some(Endpoint {
         text,
         address,

@@ -334,9 +334,7 @@ impl Counting {
         for (askers, here) in askers.iter().rev().zip(later) {
             *here = *next;
             for asker in askers {
-                for (unserved, served) in pairs::<STATES>(asker.bit) {
-                    here[unserved] += asker.odds * next[served];
-                }
+                add_served(here, next, asker.bit, asker.odds);
             }
             next = here;
         }
@@ -348,8 +346,9 @@ impl Counting {
         for (askers, after) in askers.iter().zip(after.iter().skip(1)) {
             for asker in askers {
                 let mut share = 0.0;
-                for (unserved, served) in pairs::<STATES>(asker.bit) {
-                    share += before[unserved] * after[served];
+                for (unserved, served) in without_and_with(&mut before, after, asker.bit) {
+                    let pairs = unserved.iter().zip(served);
+                    share += pairs.map(|(before, after)| *before * after).sum::<f64>();
                 }
                 if let Some((_, cell)) = rows.row_mut(asker.row).get_mut(asker.cell) {
                     *cell = share * asker.odds / total;
@@ -357,23 +356,78 @@ impl Counting {
             }
             let mut come = before;
             for asker in askers {
-                for (unserved, served) in pairs::<STATES>(asker.bit) {
-                    come[served] += asker.odds * before[unserved];
-                }
+                serve(&mut come, &before, asker.bit, asker.odds);
             }
             before = come;
         }
     }
 }
 
-/// The states in which the row with this bit is not served, each with the one in
-/// which it is and all else is the same. All are below `STATES`, a power of two.
+/// `into` without the row of this bit, and `from` with it, all else being the same:
+/// runs of states that are as long as the bit's value.
 #[inline]
-fn pairs<const STATES: usize>(bit: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..STATES / 2).map(move |at| {
-        let unserved = (at & (bit - 1)) | ((at & !(bit - 1)) << 1);
-        (unserved & (STATES - 1), (unserved | bit) & (STATES - 1))
-    })
+fn without_and_with<'a, const STATES: usize>(
+    into: &'a mut [f64; STATES],
+    from: &'a [f64; STATES],
+    bit: usize,
+) -> impl Iterator<Item = (&'a mut [f64], &'a [f64])> {
+    let from = from.chunks_exact(2 * bit);
+    into.chunks_exact_mut(2 * bit)
+        .zip(from)
+        .map(move |(into, from)| {
+            let (without, _) = into.split_at_mut(bit);
+            let (_, with) = from.split_at(bit);
+            (without, with)
+        })
+}
+
+/// Adds to each state without the row of `bit` the one of `next` with it, `odds` times.
+#[inline]
+fn add_served<const STATES: usize>(
+    here: &mut [f64; STATES],
+    next: &[f64; STATES],
+    bit: usize,
+    odds: f64,
+) {
+    if bit == 1 {
+        // Runs of one: pairs of neighbours.
+        let (here, _) = here.as_chunks_mut::<2>();
+        let (next, _) = next.as_chunks::<2>();
+        for ([unserved, _], [_, served]) in here.iter_mut().zip(next) {
+            *unserved += odds * served;
+        }
+        return;
+    }
+    for (unserved, served) in without_and_with(here, next, bit) {
+        for (unserved, served) in unserved.iter_mut().zip(served) {
+            *unserved += odds * served;
+        }
+    }
+}
+
+/// The opposite way: adds to each state with the row of `bit` the one without it.
+#[inline]
+fn serve<const STATES: usize>(
+    come: &mut [f64; STATES],
+    before: &[f64; STATES],
+    bit: usize,
+    odds: f64,
+) {
+    if bit == 1 {
+        let (come, _) = come.as_chunks_mut::<2>();
+        let (before, _) = before.as_chunks::<2>();
+        for ([_, served], [unserved, _]) in come.iter_mut().zip(before) {
+            *served += odds * unserved;
+        }
+        return;
+    }
+    let before = before.chunks_exact(2 * bit);
+    for (come, before) in come.chunks_exact_mut(2 * bit).zip(before) {
+        let (_, served) = come.split_at_mut(bit);
+        for (served, unserved) in served.iter_mut().zip(before) {
+            *served += odds * unserved;
+        }
+    }
 }
 
 /// How many cells are added up side by side.

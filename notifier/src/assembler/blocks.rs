@@ -199,11 +199,15 @@ impl Block {
         if answering && self.stage == Stage::Waiting {
             self.set_stage(Stage::Answering(0));
         }
-        let index = |labels: &[Label]| labels.iter().position(|known| *known == label);
+        let index = |labels: &[Label], next: usize| match labels.get(next) {
+            Some(expected) if *expected == label => Some(next),
+            _ => labels.iter().position(|known| *known == label),
+        };
         match self.stage {
             Stage::Asking(_) | Stage::Waiting => {
                 self.set_request(label, value, values);
-                if let Some(at) = index(&ASKING) {
+                // They are asked for in the order in which labels are told.
+                if let Some(at) = index(&ASKING, label as usize) {
                     let whole = at + 1 == ASKING.len();
                     self.set_stage(if whole {
                         Stage::Waiting
@@ -220,11 +224,7 @@ impl Block {
                     }
                     _ => {}
                 }
-                let at = match ANSWERING.get(next) {
-                    Some(expected) if *expected == label => Some(next),
-                    _ => index(&ANSWERING),
-                };
-                if let Some(at) = at {
+                if let Some(at) = index(&ANSWERING, next) {
                     self.set_stage(Stage::Answering(at + 1));
                     return at + 1 == ANSWERING.len();
                 }
@@ -267,7 +267,7 @@ impl Block {
             }
             Label::Activation => {
                 let known = values.get(label, value);
-                self.edition = known.id.and_then(catalog::product);
+                self.edition = known.edition;
                 (request.activation_id, request.product) = (known.id, known.name);
             }
             Label::KmsCounted => {
@@ -444,6 +444,7 @@ impl Blocks {
 
     /// Gives a line to the block that waits for it. A line that may be part of
     /// the name of `name_of` goes only to another block that waits for just it.
+    #[inline]
     pub(super) fn field(
         &mut self,
         label: Label,
@@ -452,7 +453,12 @@ impl Blocks {
         name_of: Option<Tick>,
     ) -> Taken {
         self.lines += 1;
-        let Some(at) = self.writer_of(label, value, pid, name_of) else {
+        let at = match self.open.as_slice() {
+            // Nobody else is there who could have written it.
+            [only] if only.expects(label) && pid.is_none() && name_of.is_none() => Some(0),
+            _ => self.writer_of(label, value, pid, name_of),
+        };
+        let Some(at) = at else {
             return Taken::Orphan;
         };
         let suspect = name_of.is_some();
@@ -465,7 +471,7 @@ impl Blocks {
         if !suspect {
             self.wrote(begin);
         }
-        if label == Label::ClientMachine {
+        if label == Label::ClientMachine && self.open.len() > 1 {
             self.relink(begin, value);
         }
         if answered {
@@ -476,6 +482,7 @@ impl Blocks {
     }
 
     /// Which block a line belongs to.
+    #[inline(never)]
     fn writer_of(
         &self,
         label: Label,

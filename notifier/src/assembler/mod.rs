@@ -168,13 +168,32 @@ impl Assembler {
             if self.waiting.waits_by_line() {
                 self.advance(self.here.time.map(|time| time.at), out);
             }
-            let kind = line::kind(text);
-            return self.handle_kind(&kind, true, input, out);
+            return self.handle_text(text, input, out);
         }
         self.handle_other(input, out);
     }
 
+    /// A line at the moment of the one above, which is known.
+    #[inline]
+    fn handle_text(&mut self, text: &[u8], input: &Input<'_>, out: &mut Vec<Event>) {
+        let Some((label, value)) = line::field(text) else {
+            return self.handle_kind(&line::kind(text), true, input, out);
+        };
+        if self.past == Past::Untouched {
+            self.past = Past::Late(self.now);
+        }
+        let taken = self.blocks.field(label, value, input.pid, None);
+        if !matches!(taken, Taken::Line(_)) || label == Label::Workstation || self.traces.is_some()
+        {
+            let mut at = At::line(input, &self.here);
+            self.field_taken(taken, label, value, &mut at, input.pid, true, out);
+            return self.count(label.class(), || at.seen().id);
+        }
+        self.counters.line(label.class());
+    }
+
     /// A line that does not just go on at the moment of the one above.
+    #[inline(never)]
     fn handle_other(&mut self, input: &Input<'_>, out: &mut Vec<Event>) {
         let line = line::classify(input.text);
         if self.window.is_some() {
@@ -200,7 +219,7 @@ impl Assembler {
         self.handle_kind(&line.kind, line.stamp.is_some(), input, out);
     }
 
-    #[inline]
+    #[inline(never)]
     fn handle_kind(
         &mut self,
         kind: &Kind<'_>,
@@ -387,7 +406,22 @@ impl Assembler {
         dated: bool,
         out: &mut Vec<Event>,
     ) {
-        let mut taken = self.blocks.field(label, value, pid, None);
+        let taken = self.blocks.field(label, value, pid, None);
+        self.field_taken(taken, label, value, at, pid, dated, out);
+    }
+
+    /// What follows from where a line of a block belongs.
+    #[expect(clippy::too_many_arguments, reason = "a line, and what became of it")]
+    fn field_taken(
+        &mut self,
+        mut taken: Taken,
+        label: Label,
+        value: &[u8],
+        at: &mut At<'_>,
+        pid: Option<u32>,
+        dated: bool,
+        out: &mut Vec<Event>,
+    ) {
         if taken == Taken::Orphan && self.lost_its_marker(label) {
             self.open_block(None, at, false, out);
             taken = self.blocks.field(label, value, pid, None);

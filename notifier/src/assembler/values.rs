@@ -5,6 +5,7 @@
 //! that a value seen before costs one comparison. Nothing depends on what is
 //! remembered: a value that is not is parsed.
 
+use kms_core::catalog::{self, Product};
 use kms_core::text::clean;
 use uuid::Uuid;
 
@@ -27,6 +28,8 @@ pub(super) struct Value {
     pub(super) id: Option<Uuid>,
     /// Cleaned; absent where the server did not know one.
     pub(super) name: Option<Text>,
+    /// What the catalogue knows by an activation id.
+    pub(super) edition: Option<&'static Product>,
 }
 
 #[derive(Clone, Debug)]
@@ -83,15 +86,21 @@ fn slot_of(label: Label, bytes: &[u8]) -> usize {
 fn parse(label: Label, bytes: &[u8]) -> Value {
     if label == Label::Epid {
         return Value {
-            id: None,
             name: Some(clean(bytes, MAX_NAME).into()),
+            ..Value::default()
         };
     }
     let (id, name) = guid_and_name(bytes);
-    let name = name.filter(|name| !name.is_empty() && *name != b"Unknown");
+    let (id, name) = (
+        guid(id),
+        name.filter(|name| !name.is_empty() && *name != b"Unknown"),
+    );
     Value {
-        id: guid(id),
+        id,
         name: name.map(|name| clean(name, MAX_NAME).into()),
+        edition: id
+            .filter(|_| label == Label::Activation)
+            .and_then(catalog::product),
     }
 }
 
