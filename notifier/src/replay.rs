@@ -6,8 +6,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::Hash;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
 use std::time::SystemTime;
 
 use flate2::bufread::MultiGzDecoder;
@@ -17,7 +21,7 @@ use jiff::Timestamp;
 use crate::config::{Reading, Replay, ReplayFormat};
 use crate::event::{Attribution, Event, Kind, Text};
 use crate::line::Class;
-use crate::policy::Policy;
+use crate::policy::{Policy, Settings};
 use crate::reader::Reader;
 use crate::run::{input_format, settings};
 use crate::sink::stdout::JsonLines;
@@ -58,16 +62,42 @@ impl ReplayError {
     }
 }
 
-/// Reads the recordings and prints what happened to `out`.
+/// Reads the recordings and prints what happened to `out`, on two cores where there
+/// are two: one reads, one prints.
 ///
 /// # Errors
 /// A recording cannot be read, or `out` cannot be written.
 pub fn replay(what: &Replay, out: &mut impl Write) -> Result<(), ReplayError> {
-    let settings = settings(&what.reading);
-    let mut printer = Printer::new(out, what.format);
+    let mut printer = Printer::new(out, what.format, settings(&what.reading));
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let read = if cores > 1 {
+        read_aside(what, &mut printer)
+    } else {
+        read(what, &mut printer)
+    };
+    // What was read before something could not be is told, too.
+    printer.write()?;
+    read?;
+    printer.finish()?;
+    Ok(())
+}
+
+/// Lines by class.
+type Lines = [u64; Class::ALL.len()];
+
+/// What takes a replay's events.
+trait Taker {
+    /// Takes the events that there are.
+    fn take(&mut self, reader: &mut Reader) -> io::Result<()>;
+    /// The log ended after so many lines; what comes now is of another.
+    fn end_log(&mut self, lines: Lines) -> io::Result<()>;
+}
+
+/// Reads the recordings one after the other.
+fn read(what: &Replay, taker: &mut impl Taker) -> Result<(), ReplayError> {
     let mut log = None;
     for (at, path) in what.files.iter().enumerate() {
-        let (reader, policy) = log.get_or_insert_with(|| {
+        let reader = log.get_or_insert_with(|| {
             // Pieces of one log are known by the name of the last, which is the
             // one that is still written.
             let named = if what.joined {
@@ -75,29 +105,106 @@ pub fn replay(what: &Replay, out: &mut impl Write) -> Result<(), ReplayError> {
             } else {
                 path
             };
-            let mut reader = reader(named, &what.reading);
-            if what.format == ReplayFormat::Table {
+            let reader = reader(named, &what.reading);
+            match what.format {
+                ReplayFormat::Json => reader,
                 // It shows no ids.
-                reader = reader.nameless();
+                ReplayFormat::Table => reader.nameless(),
             }
-            (reader, Policy::for_replay(settings.clone()))
         });
         feed(
             path,
             u32::try_from(at).unwrap_or(u32::MAX),
             reader,
             what.reading.max_line,
-            |reader| printer.print(reader, policy),
+            |reader| taker.take(reader),
         )?;
         if !what.joined || at + 1 == what.files.len() {
             reader.finish(false);
-            printer.print(reader, policy)?;
-            printer.lines(&reader.take_counters().lines);
+            taker.take(reader)?;
+            taker.end_log(reader.take_counters().lines)?;
             log = None;
         }
     }
-    printer.finish()?;
     Ok(())
+}
+
+/// The same in another thread, while this one prints what it has read.
+fn read_aside<W: Write>(what: &Replay, printer: &mut Printer<'_, W>) -> Result<(), ReplayError> {
+    let (to, from) = mpsc::sync_channel(BATCHES);
+    let (back, returned) = mpsc::channel();
+    thread::scope(|scope| {
+        let mut batches = Batches {
+            batch: Vec::with_capacity(BATCH),
+            to,
+            returned,
+        };
+        let reading = scope.spawn(move || {
+            let read = read(what, &mut batches);
+            batches.send()?;
+            read
+        });
+        let printed = from.into_iter().try_for_each(|part| match part {
+            Part::Events(mut events) => {
+                printer.print(events.drain(..))?;
+                // Nobody needs it once all is read.
+                let _unused = back.send(events);
+                Ok(())
+            }
+            Part::End(lines) => printer.end_log(lines),
+        });
+        // Whoever cannot print has ended the reading, too, which then says no more
+        // than that.
+        let read = reading.join().unwrap_or_else(|panic| resume_unwind(panic));
+        printed.map_err(ReplayError::Output).and(read)
+    })
+}
+
+/// Events that are handed over together, and how many such batches may wait.
+const BATCH: usize = 128;
+const BATCHES: usize = 4;
+
+/// What goes from the reading thread to the printing one.
+enum Part {
+    Events(Vec<Event>),
+    End(Lines),
+}
+
+/// Hands events over in batches.
+struct Batches {
+    batch: Vec<Event>,
+    to: SyncSender<Part>,
+    /// Batches that were printed, to be filled again.
+    returned: Receiver<Vec<Event>>,
+}
+
+impl Batches {
+    fn send(&mut self) -> io::Result<()> {
+        let empty = self.returned.try_recv();
+        let empty = empty.unwrap_or_else(|_| Vec::with_capacity(BATCH));
+        let full = std::mem::replace(&mut self.batch, empty);
+        self.hand_over(Part::Events(full))
+    }
+
+    fn hand_over(&self, part: Part) -> io::Result<()> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.to.send(part).map_err(gone)
+    }
+}
+
+impl Taker for Batches {
+    fn take(&mut self, reader: &mut Reader) -> io::Result<()> {
+        self.batch.extend(reader.drain_events());
+        if self.batch.len() >= BATCH {
+            self.send()?;
+        }
+        Ok(())
+    }
+
+    fn end_log(&mut self, lines: Lines) -> io::Result<()> {
+        self.send()?;
+        self.hand_over(Part::End(lines))
+    }
 }
 
 /// A reader for a recording.
@@ -190,6 +297,9 @@ pub(crate) fn open(path: &Path) -> io::Result<(Box<dyn Read>, Option<SystemTime>
 struct Printer<'a, W> {
     out: &'a mut W,
     form: Printed,
+    settings: Settings,
+    /// Of the log whose events these are.
+    policy: Policy,
 }
 
 /// In which form they do.
@@ -199,19 +309,25 @@ enum Printed {
 }
 
 impl<'a, W: Write> Printer<'a, W> {
-    fn new(out: &'a mut W, format: ReplayFormat) -> Self {
+    fn new(out: &'a mut W, format: ReplayFormat, settings: Settings) -> Self {
         let form = match format {
             ReplayFormat::Json => Printed::Json(JsonLines::default()),
             ReplayFormat::Table => Printed::Table(Table::default()),
         };
-        Self { out, form }
+        let policy = Policy::for_replay(settings.clone());
+        Self {
+            out,
+            form,
+            settings,
+            policy,
+        }
     }
 
-    fn print(&mut self, reader: &mut Reader, policy: &mut Policy) -> io::Result<()> {
-        for mut event in reader.drain_events() {
+    fn print(&mut self, events: impl Iterator<Item = Event>) -> io::Result<()> {
+        for mut event in events {
             // Without stamps no time passes, and what repeats is a repeat.
             let now = event.time.map_or(Timestamp::UNIX_EPOCH, |time| time.at);
-            policy.handle_event(&mut event, now);
+            self.policy.handle_event(&mut event, now);
             match &mut self.form {
                 Printed::Json(lines) => {
                     lines.add(&event);
@@ -230,22 +346,34 @@ impl<'a, W: Write> Printer<'a, W> {
         Ok(())
     }
 
-    /// Counts the lines of a log by class.
-    fn lines(&mut self, lines: &[u64; Class::ALL.len()]) {
-        if let Printed::Table(table) = &mut self.form {
-            table.summary.lines(lines);
+    /// Writes what was collected.
+    fn write(&mut self) -> io::Result<()> {
+        match &mut self.form {
+            Printed::Json(lines) => lines.write_to(self.out),
+            Printed::Table(table) => table.write_to(self.out),
         }
     }
 
-    fn finish(self) -> io::Result<()> {
-        match self.form {
-            Printed::Json(mut lines) => lines.write_to(self.out)?,
-            Printed::Table(mut table) => {
-                table.write_to(self.out)?;
-                table.summary.print(self.out)?;
-            }
+    fn finish(mut self) -> io::Result<()> {
+        self.write()?;
+        if let Printed::Table(table) = self.form {
+            table.summary.print(self.out)?;
         }
         self.out.flush()
+    }
+}
+
+impl<W: Write> Taker for Printer<'_, W> {
+    fn take(&mut self, reader: &mut Reader) -> io::Result<()> {
+        self.print(reader.drain_events())
+    }
+
+    fn end_log(&mut self, lines: Lines) -> io::Result<()> {
+        if let Printed::Table(table) = &mut self.form {
+            table.summary.lines(&lines);
+        }
+        self.policy = Policy::for_replay(self.settings.clone());
+        Ok(())
     }
 }
 
@@ -349,7 +477,7 @@ impl Summary {
         }
     }
 
-    fn lines(&mut self, lines: &[u64; Class::ALL.len()]) {
+    fn lines(&mut self, lines: &Lines) {
         for (class, lines) in Class::ALL.iter().zip(lines) {
             if *class == Class::Unrecognised {
                 self.unrecognised += lines;
