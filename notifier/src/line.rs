@@ -678,14 +678,14 @@ mod tests {
         };
         assert_eq!(
             (v4.text, v4.address, v4.port, v4.mark),
-            (&b"192.0.2.15:49731"[..], &b"192.0.2.15"[..], 49731, None)
+            ("192.0.2.15:49731", "192.0.2.15", 49731, None)
         );
         let Kind::Closed(v6) = kind_of("IPv6 connection closed: [fe80::5%eth0]:1. [c=17]") else {
             panic!()
         };
         assert_eq!(
             (v6.address, v6.port, v6.mark),
-            (&b"fe80::5%eth0"[..], 1, Some(Mark(17)))
+            ("fe80::5%eth0", 1, Some(Mark(17)))
         );
         for not in [
             "IPv4 connection accepted: 192.0.2.15:49731",

@@ -319,7 +319,7 @@ fn unname(
 #[derive(Clone, Copy)]
 pub(super) struct Peer<'a> {
     pub(super) name: &'a str,
-    pub(super) address: Option<&'a [u8]>,
+    pub(super) address: Option<&'a str>,
     pub(super) port: Option<u16>,
     pub(super) mark: Option<Mark>,
     pub(super) rpc: bool,
@@ -330,7 +330,8 @@ impl<'a> Peer<'a> {
     pub(super) fn rpc(address: Option<&'a [u8]>) -> Self {
         Self {
             name: "",
-            address,
+            // What is no text is no address.
+            address: address.and_then(|address| std::str::from_utf8(address).ok()),
             port: None,
             mark: None,
             rpc: true,
@@ -342,7 +343,7 @@ impl<'a> From<&Endpoint<'a>> for Peer<'a> {
     fn from(endpoint: &Endpoint<'a>) -> Self {
         Self {
             name: endpoint.text,
-            address: Some(endpoint.address.as_bytes()),
+            address: Some(endpoint.address),
             port: Some(endpoint.port),
             mark: endpoint.mark,
             rpc: false,
@@ -351,10 +352,7 @@ impl<'a> From<&Endpoint<'a>> for Peer<'a> {
 }
 
 /// An address as printed: the scope id apart, IPv4-mapped IPv6 made canonical.
-fn address(text: &[u8]) -> (Option<IpAddr>, Option<Text>) {
-    let Ok(text) = std::str::from_utf8(text) else {
-        return (None, None);
-    };
+fn address(text: &str) -> (Option<IpAddr>, Option<Text>) {
     let (text, zone) = match text.split_once('%') {
         Some((text, zone)) => (text, Some(zone)),
         None => (text, None),
@@ -374,6 +372,20 @@ pub(super) fn is_public(ip: IpAddr) -> bool {
     }
 }
 
+/// One of which nothing matters but its tick.
+#[cfg(test)]
+pub(super) fn a_connection(tick: Tick) -> Connection {
+    let seen = Seen {
+        id: crate::event::EventId::NONE,
+        time: None,
+        time_source: crate::event::TimeSource::Read,
+        pid: None,
+    };
+    let mut connections = Connections::default();
+    connections.open(tick, Peer::rpc(None), seen);
+    connections.forget(tick).expect("it was just opened")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,13 +393,13 @@ mod tests {
     #[test]
     fn addresses_lose_their_scope_and_their_mapping() {
         let ip = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
-        assert_eq!(address(b"::ffff:192.0.2.15"), (ip("192.0.2.15"), None));
+        assert_eq!(address("::ffff:192.0.2.15"), (ip("192.0.2.15"), None));
         assert_eq!(
-            address(b"fe80::1%eth0"),
+            address("fe80::1%eth0"),
             (ip("fe80::1"), Some("eth0".into()))
         );
-        assert_eq!(address(b"999.0.2.15"), (None, None));
-        assert_eq!(address(b"\xff"), (None, None));
+        assert_eq!(address("999.0.2.15"), (None, None));
+        assert_eq!(Peer::rpc(Some(b"\xff")).address, None);
     }
 
     #[test]

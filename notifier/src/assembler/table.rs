@@ -20,6 +20,16 @@ pub(super) struct Table {
     places: Slab<Connection>,
     /// Ascending; the key of each place.
     order: VecDeque<(Tick, usize)>,
+    /// Where those are that were put in last, by the end of their key; may name
+    /// places that have another or none by now.
+    recent: Vec<(Tick, usize)>,
+}
+
+/// A crowd has fewer ticks.
+const RECENT: usize = 256;
+
+fn recent(id: Tick) -> usize {
+    usize::try_from(id % RECENT as Tick).unwrap_or(0)
 }
 
 impl Table {
@@ -27,14 +37,23 @@ impl Table {
         self.order.binary_search_by_key(&id, |(tick, _)| *tick).ok()
     }
 
-    pub(super) fn get(&self, id: Tick) -> Option<&Connection> {
-        let (_, place) = self.order.get(self.find(id)?)?;
-        self.places.get(*place)
+    fn place(&self, id: Tick) -> Option<usize> {
+        let is_there = |place| self.places.get(place).is_some_and(|c| c.accepted == id);
+        match self.recent.get(recent(id)) {
+            Some((tick, place)) if *tick == id && is_there(*place) => Some(*place),
+            _ => self.order.get(self.find(id)?).map(|(_, place)| *place),
+        }
     }
 
+    #[inline]
+    pub(super) fn get(&self, id: Tick) -> Option<&Connection> {
+        self.places.get(self.place(id)?)
+    }
+
+    #[inline]
     pub(super) fn get_mut(&mut self, id: Tick) -> Option<&mut Connection> {
-        let (_, place) = self.order.get(self.find(id)?)?;
-        self.places.get_mut(*place)
+        let place = self.place(id)?;
+        self.places.get_mut(place)
     }
 
     /// Adds the newest: it was accepted after all that are here.
@@ -43,6 +62,10 @@ impl Table {
         debug_assert!(self.order.back().is_none_or(|(last, _)| *last < id));
         let place = self.places.insert(connection);
         self.order.push_back((id, place));
+        self.recent.resize(RECENT, (0, 0));
+        if let Some(recent) = self.recent.get_mut(recent(id)) {
+            *recent = (id, place);
+        }
     }
 
     pub(super) fn remove(&mut self, id: Tick) -> Option<Connection> {
@@ -101,5 +124,42 @@ impl<'de> Deserialize<'de> for Table {
         }
 
         deserializer.deserialize_map(Pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::assembler::connections::a_connection;
+
+    proptest! {
+        /// Whatever comes and goes, each is found by its tick and in order.
+        #[test]
+        fn it_is_a_map_by_tick(steps in proptest::collection::vec((1..400_u64, any::<bool>()), 1..200)) {
+            let (mut table, mut model, mut now) = (Table::default(), BTreeMap::new(), 0);
+            for (step, add) in steps {
+                if add {
+                    now += step;
+                    table.push(a_connection(now));
+                    model.insert(now, ());
+                } else if let Some((id, ())) = model.range(step..).next() {
+                    let id = *id;
+                    prop_assert_eq!(table.remove(id).map(|c| c.accepted), Some(id));
+                    model.remove(&id);
+                    prop_assert!(table.get(id).is_none() && table.remove(id).is_none());
+                }
+                let found: Vec<Tick> = table.oldest().map(|c| c.accepted).collect();
+                let expected: Vec<Tick> = model.keys().copied().collect();
+                prop_assert_eq!(&found, &expected);
+                for id in expected {
+                    prop_assert_eq!(table.get(id).map(|c| c.accepted), Some(id));
+                    prop_assert_eq!(table.get_mut(id).map(|c| c.accepted), Some(id));
+                }
+            }
+        }
     }
 }

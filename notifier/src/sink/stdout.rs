@@ -242,21 +242,26 @@ mod tests {
         String::from_utf8(out).unwrap()
     }
 
-    fn any_text() -> impl Strategy<Value = Text> {
+    // Boxed, for an event of all of them would fill a test's stack.
+    fn any_text() -> BoxedStrategy<Text> {
         // Quotes, backslashes and controls among the rest, short and long.
-        prop_oneof!["[ -~]{0,40}", any::<String>(), "[\"\\\\\n\u{1}x]{0,5}"].prop_map(Text::from)
+        prop_oneof!["[ -~]{0,40}", any::<String>(), "[\"\\\\\n\u{1}x]{0,5}"]
+            .prop_map(Text::from)
+            .boxed()
     }
 
-    fn any_uuid() -> impl Strategy<Value = Uuid> {
-        any::<u128>().prop_map(Uuid::from_u128)
+    fn any_uuid() -> BoxedStrategy<Uuid> {
+        any::<u128>().prop_map(Uuid::from_u128).boxed()
     }
 
-    fn any_time() -> impl Strategy<Value = EventTime> {
+    fn any_time() -> BoxedStrategy<EventTime> {
         let seconds = -60_000_000_000_i64..250_000_000_000;
-        (seconds, 0..1_000_000_000_i32, -14..=14_i32).prop_map(|(second, nano, hours)| EventTime {
-            at: Timestamp::new(second, if second < 0 { 0 } else { nano }).unwrap(),
-            offset: Offset::from_seconds(hours * 3600).unwrap(),
-        })
+        (seconds, 0..1_000_000_000_i32, -14..=14_i32)
+            .prop_map(|(second, nano, hours)| EventTime {
+                at: Timestamp::new(second, if second < 0 { 0 } else { nano }).unwrap(),
+                offset: Offset::from_seconds(hours * 3600).unwrap(),
+            })
+            .boxed()
     }
 
     prop_compose! {
@@ -296,7 +301,7 @@ mod tests {
             port: Option<u16>,
             (zone, reason, epid) in (of(any_text()), of(any_text()), of(any_text())),
             source in of(any_text()),
-            request in of(any_request()),
+            request in of(any_request().boxed()),
             attribution in of(prop::sample::select(Attribution::ALL.to_vec())),
             dedup in of(prop::sample::select(vec![Dedup::Post, Dedup::Repeat, Dedup::Pending, Dedup::Off])),
             suspect: bool,
