@@ -28,7 +28,9 @@ pub const MARK: char = char::REPLACEMENT_CHARACTER;
 pub fn clean(bytes: &[u8], max_chars: usize) -> Cow<'_, str> {
     // Nearly every name: ASCII, where bytes are characters.
     let head = bytes.get(..max_chars).unwrap_or(bytes);
-    if head.iter().all(|byte| matches!(byte, b' '..=b'~'))
+    // All of it at once and not up to the first: that is what processors do 16 at a time.
+    let other = |other, byte: &u8| other | !matches!(byte, b' '..=b'~');
+    if !head.iter().fold(false, other)
         && let Ok(text) = str::from_utf8(head)
     {
         return Cow::Borrowed(text);

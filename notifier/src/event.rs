@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use uuid::Uuid;
 
+/// Text of an event: up to 23 bytes in place, more of it shared, so that a copy
+/// costs next to nothing.
+pub type Text = smol_str::SmolStr;
+
 /// The version of the event format; adding fields does not change it.
 pub const VERSION: u8 = 1;
 
@@ -29,7 +33,7 @@ impl EventId {
 
 /// Makes the ids of one file: the hash of its head is taken once.
 #[derive(Clone, Debug)]
-pub struct IdMaker(sha2::Sha256);
+pub struct IdMaker(Option<sha2::Sha256>);
 
 impl IdMaker {
     /// For a file whose first complete line (without LF) is `head`.
@@ -39,13 +43,22 @@ impl IdMaker {
         // The length first, so that head and line cannot trade bytes.
         hash.update((head.len() as u64).to_le_bytes());
         hash.update(head);
-        Self(hash)
+        Self(Some(hash))
+    }
+
+    /// For a reader whose events are not called by name: every id is
+    /// [`EventId::NONE`], and nothing is hashed.
+    #[must_use]
+    pub fn nameless() -> Self {
+        Self(None)
     }
 
     /// The id of the line (without LF) whose first byte is at `offset` in the file.
     #[must_use]
     pub fn id(&self, offset: u64, line: &[u8]) -> EventId {
-        let mut hash = self.0.clone();
+        let Some(mut hash) = self.0.clone() else {
+            return EventId::NONE;
+        };
         hash.update(offset.to_le_bytes());
         hash.update(line);
         let digest: [u8; 32] = hash.finalize().into();
@@ -162,6 +175,18 @@ pub enum TimeSource {
     Read,
 }
 
+impl TimeSource {
+    /// The name used in events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Container => "container",
+            Self::Read => "read",
+        }
+    }
+}
+
 /// What an event is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -248,6 +273,19 @@ pub enum Dedup {
     Off,
 }
 
+impl Dedup {
+    /// The name used in events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Post => "post",
+            Self::Repeat => "repeat",
+            Self::Pending => "pending",
+            Self::Off => "off",
+        }
+    }
+}
+
 /// What a client asked, as the server logged it. Text is cleaned of control and
 /// bidi characters and bounded; names the server did not know are resolved from
 /// the catalogue.
@@ -258,10 +296,10 @@ pub struct Request {
     pub protected: bool,
     /// Product family.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub application: Option<Box<str>>,
+    pub application: Option<Text>,
     /// Edition.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub product: Option<Box<str>>,
+    pub product: Option<Text>,
     /// SKU, the exact edition (kms-wire.md 3.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub activation_id: Option<Uuid>,
@@ -270,7 +308,7 @@ pub struct Request {
     pub kms_counted_id: Option<Uuid>,
     /// The name the client gave itself. Client-controlled.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub workstation: Option<Box<str>>,
+    pub workstation: Option<Text>,
     /// CMID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_machine_id: Option<Uuid>,
@@ -285,7 +323,7 @@ pub struct Request {
     pub status_code: Option<u32>,
     /// Protocol version, `major.minor`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Box<str>>,
+    pub protocol: Option<Text>,
     /// Whether the client says that it is a virtual machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_machine: Option<bool>,
@@ -297,7 +335,7 @@ pub struct Request {
     pub min_clients: Option<u32>,
     /// The client's own clock, UTC, as logged.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub client_time: Option<Box<str>>,
+    pub client_time: Option<Text>,
 }
 
 /// One thing that happened (docs/events.md).
@@ -330,7 +368,7 @@ pub struct Event {
     pub port: Option<u16>,
     /// IPv6 scope id.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub zone: Option<Box<str>>,
+    pub zone: Option<Text>,
     /// Source class of `ip`; set by the policy, not by the assembler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Arc<str>>,
@@ -342,10 +380,10 @@ pub struct Event {
     pub hresult: Option<u32>,
     /// The words of the log; refusals only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Box<str>>,
+    pub reason: Option<Text>,
     /// The host's extended PID; activations only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub epid: Option<Box<str>>,
+    pub epid: Option<Text>,
     /// How many clients the host counts; verbose activations only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active_clients: Option<u32>,

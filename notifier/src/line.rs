@@ -101,9 +101,9 @@ pub struct Mark(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoint<'a> {
     /// Everything that names the connection: `192.0.2.15:49731` or `[2001:db8::5]:49731`.
-    pub text: &'a [u8],
-    /// The address without brackets, perhaps with a `%scope`.
-    pub address: &'a [u8],
+    pub text: &'a str,
+    /// The address without brackets, perhaps with a `%scope`; printable ASCII.
+    pub address: &'a str,
     /// 0–65535.
     pub port: u16,
     /// The connection's number, with kms-core's `--log-ids`.
@@ -131,6 +131,19 @@ pub enum Label {
     ActiveClients,
     RenewalInterval,
     ActivationInterval,
+}
+
+impl Label {
+    /// The class of its lines. The protocol, the client's id and its time stand in
+    /// both blocks, and count as asked.
+    #[must_use]
+    pub fn class(self) -> Class {
+        if self >= Self::Epid {
+            Class::Response
+        } else {
+            Class::Request
+        }
+    }
 }
 
 /// Every label is padded to 32 bytes, and `: ` follows.
@@ -246,8 +259,7 @@ impl Kind<'_> {
                 Class::Request
             }
             Self::QuietResponse { .. } | Self::ResponseMarker(_) => Class::Response,
-            Self::Field(label, _) if *label >= Label::Epid => Class::Response,
-            Self::Field(..) => Class::Request,
+            Self::Field(label, _) => label.class(),
             Self::Refusal { .. } | Self::RefusedAlone { .. } | Self::Limited => Class::Refusal,
             Self::Started | Self::Stopped | Self::Lifecycle => Class::Lifecycle,
             Self::ChildCrashed | Self::Warning => Class::Warning,
@@ -268,52 +280,61 @@ pub fn classify(line: &[u8]) -> Line<'_> {
     }
 }
 
+/// `YYYY-MM-DD HH:MM:SS: `, as it begins a line.
+pub type Prefix = [u8; 21];
+
+/// What each byte of a [`Prefix`] is counted from, and how far it goes: digits and
+/// separators in one comparison of all bytes at once.
+const FIRST: &Prefix = b"0000-00-00 00:00:00: ";
+const SPAN: Prefix = {
+    let (mut span, mut at) = ([0; 21], 0);
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "at is below the length, and checked at compile time"
+    )]
+    while at < span.len() {
+        if FIRST[at] == b'0' {
+            span[at] = 9;
+        }
+        at += 1;
+    }
+    span
+};
+
 /// `YYYY-MM-DD HH:MM:SS: ` and what follows it.
 #[inline]
 fn split_stamp(line: &[u8]) -> (Option<&[u8; 19]>, &[u8]) {
-    // The separators first: they are what text from elsewhere never matches.
-    if let Some((prefix, text)) = line.split_first_chunk::<21>()
-        && let [
-            y0,
-            y1,
-            y2,
-            y3,
-            b'-',
-            m0,
-            m1,
-            b'-',
-            d0,
-            d1,
-            b' ',
-            h0,
-            h1,
-            b':',
-            n0,
-            n1,
-            b':',
-            s0,
-            s1,
-            b':',
-            b' ',
-        ] = prefix
-        && [y0, y1, y2, y3, m0, m1, d0, d1, h0, h1, n0, n1, s0, s1]
-            .iter()
-            .all(|b| b.is_ascii_digit())
-    {
-        return (prefix.first_chunk(), text);
+    if let Some((prefix, text)) = line.split_first_chunk::<21>() {
+        let mut other = 0;
+        for ((byte, first), span) in prefix.iter().zip(FIRST).zip(SPAN) {
+            other |= u8::from(byte.wrapping_sub(*first) > span);
+        }
+        if other == 0 {
+            return (prefix.first_chunk(), text);
+        }
     }
     (None, line)
 }
 
+/// What a text is, without the prefix: [`Line::kind`].
 #[inline]
-fn kind(text: &[u8]) -> Kind<'_> {
-    // Nine lines in ten are block lines, and `: ` at 32 is theirs.
-    if let Some((label, rest)) = text.split_first_chunk::<LABEL_LEN>()
-        && let Some(value) = rest.strip_prefix(b": ")
-        && let Some(label) = self::label(label)
-    {
-        return Kind::Field(label, value);
+pub(crate) fn kind(text: &[u8]) -> Kind<'_> {
+    match field(text) {
+        Some((label, value)) => Kind::Field(label, value),
+        None => other_kind(text),
     }
+}
+
+/// A line of a block: nine lines in ten are.
+#[inline]
+pub(crate) fn field(text: &[u8]) -> Option<(Label, &[u8])> {
+    let (label, rest) = text.split_first_chunk::<LABEL_LEN>()?;
+    Some((self::label(label)?, rest.strip_prefix(b": ")?))
+}
+
+/// What is no line of a block.
+#[inline(never)]
+fn other_kind(text: &[u8]) -> Kind<'_> {
     match text {
         [b'I', b'P', b'v', b'4' | b'6', b' ', ..] => connection(text),
         [b'<', b'<', b'<', ..] => match text.strip_prefix(b"<<< Incoming KMS request") {
@@ -336,14 +357,31 @@ fn kind(text: &[u8]) -> Kind<'_> {
     }
 }
 
+/// Two bytes tell all labels apart, so that one comparison of 32 bytes remains.
+const fn label_slot(text: &[u8; LABEL_LEN]) -> usize {
+    (text[13].wrapping_add(text[18]) & 63) as usize
+}
+
+/// [`LABELS`] by [`label_slot`]; in empty slots one that stands elsewhere, too.
+const LABEL_SLOTS: [(&[u8; LABEL_LEN], Label); 64] = {
+    let (mut slots, mut taken, mut at) = ([LABELS[0]; 64], [false; 64], 0);
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "slots are below 64, and checked at compile time"
+    )]
+    while at < LABELS.len() {
+        let slot = label_slot(LABELS[at].0);
+        assert!(!taken[slot], "two labels must not share a slot");
+        (slots[slot], taken[slot]) = (LABELS[at], true);
+        at += 1;
+    }
+    slots
+};
+
 #[inline]
 fn label(text: &[u8; LABEL_LEN]) -> Option<Label> {
-    // The fifth byte tells 19 labels apart well enough that one or two
-    // comparisons of 32 bytes remain; the first alone leaves up to six.
-    LABELS
-        .iter()
-        .find(|(known, _)| known[4] == text[4] && *known == text)
-        .map(|(_, label)| *label)
+    let (known, label) = LABEL_SLOTS.get(label_slot(text))?;
+    (*known == text).then_some(*label)
 }
 
 fn connection(text: &[u8]) -> Kind<'_> {
@@ -376,17 +414,20 @@ fn connection(text: &[u8]) -> Kind<'_> {
 fn endpoint(text: &[u8]) -> Option<Endpoint<'_>> {
     let (text, mark) = split_mark(text);
     let text = text.strip_suffix(b".")?;
-    let colon = memchr::memrchr(b':', text)?;
-    let (address, port) = (text.get(..colon)?, text.get(colon + 1..)?);
-    let port = u16::try_from(number(port)?).ok()?;
-    let address = match address {
-        [b'[', inner @ .., b']'] => inner,
-        plain => plain,
-    };
+    // A port has five digits at most, so its colon is near the end.
+    let colon = text.iter().rposition(|byte| *byte == b':')?;
+    let port = u16::try_from(number(text.get(colon + 1..)?)?).ok()?;
+    let text = std::str::from_utf8(text).ok()?;
+    let address = text.get(..colon)?;
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|bare| bare.strip_suffix(']'));
+    let address = bare.unwrap_or(address);
     // An address is hex digits, dots and colons, then perhaps a scope id: no
     // spaces and nothing that is not printable.
+    let hidden = |hidden, byte: u8| hidden | !byte.is_ascii_graphic();
     let plausible =
-        !address.is_empty() && address.len() <= 64 && address.iter().all(u8::is_ascii_graphic);
+        !address.is_empty() && address.len() <= 64 && !address.bytes().fold(false, hidden);
     plausible.then_some(Endpoint {
         text,
         address,

@@ -24,6 +24,8 @@ pub struct Reader {
     generations: Vec<(u32, Generation)>,
     /// The newest of those that had lines, closed before another had one.
     closed: Option<Generation>,
+    /// Whether events get ids.
+    names: bool,
     /// Of an earlier run, until the tail opens them again.
     resumed: Vec<SavedGeneration>,
     now: Option<Timestamp>,
@@ -79,10 +81,20 @@ impl Reader {
             max_line,
             generations: Vec::new(),
             closed: None,
+            names: true,
             resumed: Vec::new(),
             now: None,
             events: Vec::new(),
             traffic: Traffic::default(),
+        }
+    }
+
+    /// The same for somebody who never looks at an id, which costs a hash each.
+    #[must_use]
+    pub fn nameless(self) -> Self {
+        Self {
+            names: false,
+            ..self
         }
     }
 
@@ -199,7 +211,10 @@ impl Reader {
 
 impl LineHandler for Reader {
     fn opened(&mut self, opened: Opened<'_>) {
-        let ids = opened.head.map(IdMaker::new);
+        let ids = match self.names {
+            true => opened.head.map(IdMaker::new),
+            false => Some(IdMaker::nameless()),
+        };
         let resumed = ids.as_ref().filter(|_| opened.start > 0).and_then(|ids| {
             let first_line = first_line(ids);
             let is_it = |saved: &SavedGeneration| saved.first_line == first_line;
@@ -225,21 +240,25 @@ impl LineHandler for Reader {
     fn line(&mut self, generation: u32, line: RawLine<'_>) {
         self.traffic.lines += 1;
         self.traffic.cut += u64::from(line.cut);
-        // One generation, or two after a rotation.
-        let is_it = |(number, _): &(u32, Generation)| *number == generation;
-        let Some(at) = self.generations.iter().rposition(is_it) else {
-            return;
-        };
-        if let Some((before, [(_, generation), ..])) = self.generations.split_at_mut_checked(at) {
-            if std::mem::take(&mut generation.inherits) {
-                let begun = before.iter_mut().map(|(_, older)| older);
-                let older = begun.rev().find(|older| !older.inherits);
-                if let Some(older) = older.or(self.closed.as_mut()) {
-                    generation.unwrapper.inherit(&mut older.unwrapper);
+        // Nearly always there is one generation, and nothing is wrapped.
+        match self.generations.last() {
+            Some((number, newest)) if *number == generation && newest.is_plain() => {
+                if let Some(ids) = &newest.ids {
+                    let input = Input {
+                        text: line.bytes,
+                        raw: line.bytes,
+                        offset: line.offset,
+                        ids,
+                        stamp: None,
+                        yearless: None,
+                        pid: None,
+                        unwrapped: false,
+                        read_at: self.now,
+                    };
+                    self.assembler.handle_line(&input, &mut self.events);
                 }
-                self.closed = None;
             }
-            generation.line(line, &mut self.assembler, self.now, &mut self.events);
+            _ => self.line_of(generation, line),
         }
     }
 
@@ -290,8 +309,34 @@ impl LineHandler for Reader {
     }
 }
 
+impl Reader {
+    /// A line of a generation that need not be the newest, wrapped or not.
+    fn line_of(&mut self, generation: u32, line: RawLine<'_>) {
+        // One generation, or two after a rotation.
+        let is_it = |(number, _): &(u32, Generation)| *number == generation;
+        let Some(at) = self.generations.iter().rposition(is_it) else {
+            return;
+        };
+        if let Some((before, [(_, generation), ..])) = self.generations.split_at_mut_checked(at) {
+            if std::mem::take(&mut generation.inherits) {
+                let begun = before.iter_mut().map(|(_, older)| older);
+                let older = begun.rev().find(|older| !older.inherits);
+                if let Some(older) = older.or(self.closed.as_mut()) {
+                    generation.unwrapper.inherit(&mut older.unwrapper);
+                }
+                self.closed = None;
+            }
+            generation.line(line, &mut self.assembler, self.now, &mut self.events);
+        }
+    }
+}
+
 impl Generation {
-    #[inline]
+    /// Whether a line is what the server printed, and nothing else need be asked.
+    fn is_plain(&self) -> bool {
+        !self.inherits && self.ids.is_some() && self.unwrapper.is_plain()
+    }
+
     fn line(
         &mut self,
         line: RawLine<'_>,

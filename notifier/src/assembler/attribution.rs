@@ -7,8 +7,6 @@
 //! since a busy server writes many lines within one stamp. The curves were fitted
 //! to the recordings of four server versions; docs/decisions.md says how.
 
-use jiff::SignedDuration;
-
 /// A share from which one address is called the one.
 pub(super) const SURE: f64 = 0.98;
 
@@ -18,13 +16,14 @@ pub(super) const UNSEEN_LATE: f64 = 0.005;
 pub(super) const UNSEEN: f64 = 1e-6;
 
 /// How likely a connection asks for the first time, so many ticks after it was
-/// accepted: mostly at once, in a crowd some time later.
-pub(super) fn asks_first(gap: u64, age: Option<SignedDuration>) -> f64 {
+/// accepted: mostly at once, in a crowd some time later. `age` is that time in
+/// whole seconds.
+pub(super) fn asks_first(gap: u64, age: Option<i64>) -> f64 {
     let at_once = if gap <= 1 { 0.13 } else { 0.0 };
     let in_a_crowd = 0.22 * CROWD.get(gap.saturating_sub(1));
     // Clients ask within milliseconds. Who has said nothing for seconds is a
     // monitor or a scanner; stamps a second apart may be neighbours.
-    let idle = match age.map(|age| age.as_secs()) {
+    let idle = match age {
         Some(2..) => 0.02,
         Some(1) => 0.25,
         _ => 1.0,
@@ -108,69 +107,135 @@ static HALF: Powers = Powers::of(0.5);
 static ANSWERED: Powers = Powers::of(0.94);
 static UNASKED: Powers = Powers::of(0.985);
 
-/// One request (or several of one machine) that waits, and what speaks for each
-/// connection: (column, weight), each column once.
-pub(super) type Row = Vec<(usize, f64)>;
-
-/// Shares of belief, in the shape of `rows`; what is missing to 1 is `unseen`.
-///
-/// `idle` has, for every column, the weight of its asking nothing at all. Each
-/// row belongs to one column or to none that is seen, each column to one row or
-/// to none: a share is the weight of all such assignments with that pair, out of
-/// all. Rows that share no column are weighed apart.
-pub(super) fn shares(mut rows: Vec<Row>, idle: &[f64], unseen: f64) -> Vec<Row> {
-    for (column, weight) in rows.iter_mut().flatten() {
-        // Only how much more a column would ask than not matters.
-        *weight /= at(idle, *column);
-    }
-    if let [row] = rows.as_mut_slice() {
-        let sum = unseen + row.iter().map(|(_, odds)| odds).sum::<f64>();
-        for (_, odds) in row {
-            *odds /= sum.max(f64::MIN_POSITIVE);
-        }
-        return rows;
-    }
-    let mut shares: Vec<Row> = vec![Row::new(); rows.len()];
-    for group in groups(&rows, idle.len()) {
-        let members: Vec<&Row> = group.iter().filter_map(|row| rows.get(*row)).collect();
-        let weighed = if members.len() <= MAX_COUNTED {
-            counted(&members, unseen)
-        } else {
-            balanced(&members, idle.len(), unseen)
-        };
-        for (row, weighed) in group.into_iter().zip(weighed) {
-            if let Some(share) = shares.get_mut(row) {
-                *share = weighed;
-            }
-        }
-    }
-    shares
+/// Rows of belief: for each request (or several of one machine) that waits, what
+/// speaks for each connection, first as a weight and in the end as a share.
+/// A cell is (column, weight), each column once in a row.
+#[derive(Debug, Default)]
+pub(super) struct Rows {
+    cells: Vec<(usize, f64)>,
+    /// Where each row ends in `cells`.
+    ends: Vec<usize>,
 }
 
-/// Rows that share columns, by their indices.
-fn groups(rows: &[Row], columns: usize) -> Vec<Vec<usize>> {
-    let mut owner: Vec<Option<usize>> = vec![None; columns];
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (index, row) in rows.iter().enumerate() {
-        let mut joined = vec![index];
-        for (column, _) in row {
-            if let Some(other) = owner.get(*column).copied().flatten()
-                && let Some(group) = groups.get_mut(other)
-            {
-                joined.append(group);
-            }
-        }
-        joined.sort_unstable();
-        let members = joined.iter().filter_map(|member| rows.get(*member));
-        for (column, _) in members.flatten() {
-            if let Some(owner) = owner.get_mut(*column) {
-                *owner = Some(groups.len());
-            }
-        }
-        groups.push(joined);
+impl Rows {
+    pub(super) fn clear(&mut self) {
+        self.cells.clear();
+        self.ends.clear();
     }
-    groups.retain(|group| !group.is_empty());
-    groups
+
+    /// Adds a cell to the row that is being made.
+    pub(super) fn push(&mut self, column: usize, weight: f64) {
+        self.cells.push((column, weight));
+    }
+
+    /// The row that is being made is whole.
+    pub(super) fn end_row(&mut self) {
+        self.ends.push(self.cells.len());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn range(&self, row: usize) -> std::ops::Range<usize> {
+        let end = |row: usize| self.ends.get(row).copied().unwrap_or(self.cells.len());
+        row.checked_sub(1).map_or(0, end)..end(row)
+    }
+
+    pub(super) fn row(&self, row: usize) -> &[(usize, f64)] {
+        self.cells.get(self.range(row)).unwrap_or_default()
+    }
+
+    fn row_mut(&mut self, row: usize) -> &mut [(usize, f64)] {
+        let range = self.range(row);
+        self.cells.get_mut(range).unwrap_or_default()
+    }
+}
+
+/// Room for one weighing after the other.
+#[derive(Debug, Default)]
+pub(super) struct Weigher {
+    /// By column: the rows that it is in, a bit for each.
+    rows_of: Vec<u64>,
+    /// The rows that are weighed together.
+    group: Vec<usize>,
+    counting: Counting,
+    balancing: Balancing,
+}
+
+impl Weigher {
+    /// Turns weights into shares of belief; what is missing to 1 is `unseen`.
+    /// There are at most 64 rows.
+    ///
+    /// `idle` has, for every column, the weight of its asking nothing at all. Each
+    /// row belongs to one column or to none that is seen, each column to one row or
+    /// to none: a share is the weight of all such assignments with that pair, out of
+    /// all. Rows that share no column are weighed apart.
+    pub(super) fn weigh(&mut self, rows: &mut Rows, idle: &[f64], unseen: f64) {
+        for (column, weight) in &mut rows.cells {
+            // Only how much more a column would ask than not matters.
+            *weight /= at(idle, *column);
+        }
+        if rows.len() == 1 {
+            let sum = unseen + rows.cells.iter().map(|(_, odds)| odds).sum::<f64>();
+            for (_, odds) in &mut rows.cells {
+                *odds /= sum.max(f64::MIN_POSITIVE);
+            }
+            return;
+        }
+        self.rows_of.clear();
+        self.rows_of.resize(idle.len(), 0);
+        for row in 0..rows.len() {
+            for (column, _) in rows.row(row) {
+                if let Some(of) = self.rows_of.get_mut(*column) {
+                    *of |= bit(row);
+                }
+            }
+        }
+        let mut left = (0..rows.len()).fold(0, |all, row| all | bit(row));
+        while left != 0 {
+            let together = self.together(rows, left & left.wrapping_neg());
+            left &= !together;
+            self.group.clear();
+            self.group.extend(bits(together));
+            if self.group.len() <= MAX_COUNTED {
+                self.counting.weigh(rows, &self.group, idle.len(), unseen);
+            } else {
+                self.balancing.weigh(rows, &self.group, idle.len(), unseen);
+            }
+        }
+    }
+
+    /// The rows that share columns with this one, directly or by way of others.
+    fn together(&self, rows: &Rows, first: u64) -> u64 {
+        let (mut together, mut new) = (first, first);
+        while new != 0 {
+            let mut reached = 0;
+            for row in bits(new) {
+                for (column, _) in rows.row(row) {
+                    reached |= self.rows_of.get(*column).copied().unwrap_or(0);
+                }
+            }
+            new = reached & !together;
+            together |= new;
+        }
+        together
+    }
+}
+
+/// The set of this row alone.
+pub(super) fn bit(row: usize) -> u64 {
+    let row = u32::try_from(row).ok();
+    row.and_then(|row| 1_u64.checked_shl(row)).unwrap_or(0)
+}
+
+/// The rows in a set, in order.
+pub(super) fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let row = (set != 0).then(|| set.trailing_zeros() as usize)?;
+        set &= set - 1;
+        Some(row)
+    })
 }
 
 /// Rows whose assignments are all counted; the work doubles with each.
@@ -178,129 +243,260 @@ const MAX_COUNTED: usize = 8;
 
 /// Exact shares of a few rows: a sum over all assignments, column by column, with
 /// the set of rows that have theirs as the state.
-fn counted(rows: &[&Row], unseen: f64) -> Vec<Row> {
-    let states = 1_usize << rows.len();
-    // By column: (row's bit, its odds).
-    let mut columns: Vec<(usize, Vec<(usize, f64)>)> = Vec::new();
-    for (bit, row) in rows.iter().enumerate() {
-        for (column, odds) in row.iter() {
-            match columns.iter_mut().find(|(known, _)| known == column) {
-                Some((_, askers)) => askers.push((bit, *odds)),
-                None => columns.push((*column, vec![(bit, *odds)])),
-            }
-        }
-    }
-    // after[c]: the weight of all ways to go on from column c, by the rows served.
-    let mut after = vec![0.0; (columns.len() + 1) * states];
-    let mut later = after.chunks_exact_mut(states).rev();
-    let mut next = later.next().unwrap_or_default();
-    let mut lone = 1.0;
-    for left in 0..=rows.len() {
-        for (set, weight) in next.iter_mut().enumerate() {
-            if rows.len() - set.count_ones() as usize == left {
-                *weight = lone;
-            }
-        }
-        lone *= unseen;
-    }
-    for ((_, askers), here) in columns.iter().rev().zip(later) {
-        here.copy_from_slice(next);
-        for (bit, odds) in askers {
-            for (unserved, served) in halves(here, next, *bit) {
-                for (here, next) in unserved.iter_mut().zip(served) {
-                    *here += odds * next;
-                }
-            }
-        }
-        next = here;
-    }
-    let total = next.first().copied().unwrap_or(1.0).max(f64::MIN_POSITIVE);
-    // before: the weight of all ways to have come to this column, by the rows served.
-    let mut before = vec![0.0; states];
-    if let Some(empty) = before.first_mut() {
-        *empty = 1.0;
-    }
-    let mut come = before.clone();
-    let mut shares: Vec<Row> = vec![Row::new(); rows.len()];
-    for ((column, askers), after) in columns.iter().zip(after.chunks_exact(states).skip(1)) {
-        for (bit, odds) in askers {
-            let mut share = 0.0;
-            for (unserved, served) in halves(&mut before, after, *bit) {
-                let pairs = unserved.iter().zip(served);
-                share += pairs.map(|(before, after)| before * after).sum::<f64>();
-            }
-            if let Some(row) = shares.get_mut(*bit) {
-                row.push((*column, share * odds / total));
-            }
-        }
-        come.copy_from_slice(&before);
-        for (bit, odds) in askers {
-            let size = 1 << bit;
-            for (come, before) in come
-                .chunks_exact_mut(2 * size)
-                .zip(before.chunks_exact(2 * size))
-            {
-                let (_, served) = come.split_at_mut(size);
-                for (served, unserved) in served.iter_mut().zip(before) {
-                    *served += odds * unserved;
-                }
-            }
-        }
-        std::mem::swap(&mut before, &mut come);
-    }
-    shares
+#[derive(Debug, Default)]
+struct Counting {
+    /// The place of each column among those of the group, in order of appearance.
+    places: Vec<usize>,
+    /// The cells of the group by the place of their column.
+    askers: Vec<Vec<Asker>>,
+    /// How many of them are of this group.
+    used: usize,
+    after: Vec<f64>,
 }
 
-/// The states of `one` in which the row with this bit is not served, with those
-/// of `other` in which it is and all else is the same.
-fn halves<'a>(
-    one: &'a mut [f64],
-    other: &'a [f64],
+/// A cell, seen from its column.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    /// The row's bit in a state.
+    bit: usize,
+    odds: f64,
+    /// Its row, and its place there.
+    row: usize,
+    cell: usize,
+}
+
+impl Counting {
+    fn weigh(&mut self, rows: &mut Rows, group: &[usize], columns: usize, unseen: f64) {
+        self.gather(rows, group, columns);
+        // A number of states that is known beforehand needs no check at every step.
+        match group.len() {
+            0..=2 => self.count::<4>(rows, group.len(), unseen),
+            3 => self.count::<8>(rows, 3, unseen),
+            4 => self.count::<16>(rows, 4, unseen),
+            5 => self.count::<32>(rows, 5, unseen),
+            6 => self.count::<64>(rows, 6, unseen),
+            7 => self.count::<128>(rows, 7, unseen),
+            _ => self.count::<256>(rows, 8, unseen),
+        }
+    }
+
+    /// Sorts the cells by column.
+    fn gather(&mut self, rows: &Rows, group: &[usize], columns: usize) {
+        self.places.clear();
+        self.places.resize(columns, usize::MAX);
+        self.used = 0;
+        for (bit, row) in group.iter().enumerate() {
+            for (cell, (column, odds)) in rows.row(*row).iter().enumerate() {
+                let Some(place) = self.places.get_mut(*column) else {
+                    continue;
+                };
+                if *place == usize::MAX {
+                    *place = self.used;
+                    self.used += 1;
+                    match self.askers.get_mut(*place) {
+                        Some(askers) => askers.clear(),
+                        None => self.askers.push(Vec::with_capacity(group.len())),
+                    }
+                }
+                if let Some(askers) = self.askers.get_mut(*place) {
+                    askers.push(Asker {
+                        bit: 1 << bit,
+                        odds: *odds,
+                        row: *row,
+                        cell,
+                    });
+                }
+            }
+        }
+    }
+
+    fn count<const STATES: usize>(&mut self, rows: &mut Rows, members: usize, unseen: f64) {
+        let askers = self.askers.get(..self.used).unwrap_or_default();
+        // after[c]: the weight of all ways to go on from column c, by the rows served.
+        self.after.clear();
+        self.after.resize((self.used + 1) * STATES, 0.0);
+        let (after, _) = self.after.as_chunks_mut::<STATES>();
+        let mut later = after.iter_mut().rev();
+        let mut last = [0.0; STATES];
+        let mut lone = 1.0;
+        for left in 0..=members {
+            for (set, weight) in last.iter_mut().enumerate() {
+                if set < 1 << members && members - set.count_ones() as usize == left {
+                    *weight = lone;
+                }
+            }
+            lone *= unseen;
+        }
+        if let Some(end) = later.next() {
+            *end = last;
+        }
+        let mut next = &last;
+        for (askers, here) in askers.iter().rev().zip(later) {
+            *here = *next;
+            for asker in askers {
+                add_served(here, next, asker.bit, asker.odds);
+            }
+            next = here;
+        }
+        let total = next[0].max(f64::MIN_POSITIVE);
+        // before: the weight of all ways to have come to this column, by the rows served.
+        let mut before = [0.0; STATES];
+        before[0] = 1.0;
+        let (after, _) = self.after.as_chunks::<STATES>();
+        for (askers, after) in askers.iter().zip(after.iter().skip(1)) {
+            for asker in askers {
+                let mut share = 0.0;
+                for (unserved, served) in without_and_with(&mut before, after, asker.bit) {
+                    let pairs = unserved.iter().zip(served);
+                    share += pairs.map(|(before, after)| *before * after).sum::<f64>();
+                }
+                if let Some((_, cell)) = rows.row_mut(asker.row).get_mut(asker.cell) {
+                    *cell = share * asker.odds / total;
+                }
+            }
+            let mut come = before;
+            for asker in askers {
+                serve(&mut come, &before, asker.bit, asker.odds);
+            }
+            before = come;
+        }
+    }
+}
+
+/// `into` without the row of this bit, and `from` with it, all else being the same:
+/// runs of states that are as long as the bit's value.
+#[inline]
+fn without_and_with<'a, const STATES: usize>(
+    into: &'a mut [f64; STATES],
+    from: &'a [f64; STATES],
     bit: usize,
 ) -> impl Iterator<Item = (&'a mut [f64], &'a [f64])> {
-    let size = 1 << bit;
-    let unserved = one.chunks_mut(size).step_by(2);
-    unserved.zip(other.chunks(size).skip(1).step_by(2))
+    let from = from.chunks_exact(2 * bit);
+    into.chunks_exact_mut(2 * bit)
+        .zip(from)
+        .map(move |(into, from)| {
+            let (without, _) = into.split_at_mut(bit);
+            let (_, with) = from.split_at(bit);
+            (without, with)
+        })
 }
+
+/// Adds to each state without the row of `bit` the one of `next` with it, `odds` times.
+#[inline]
+fn add_served<const STATES: usize>(
+    here: &mut [f64; STATES],
+    next: &[f64; STATES],
+    bit: usize,
+    odds: f64,
+) {
+    if bit == 1 {
+        // Runs of one: pairs of neighbours.
+        let (here, _) = here.as_chunks_mut::<2>();
+        let (next, _) = next.as_chunks::<2>();
+        for ([unserved, _], [_, served]) in here.iter_mut().zip(next) {
+            *unserved += odds * served;
+        }
+        return;
+    }
+    for (unserved, served) in without_and_with(here, next, bit) {
+        for (unserved, served) in unserved.iter_mut().zip(served) {
+            *unserved += odds * served;
+        }
+    }
+}
+
+/// The opposite way: adds to each state with the row of `bit` the one without it.
+#[inline]
+fn serve<const STATES: usize>(
+    come: &mut [f64; STATES],
+    before: &[f64; STATES],
+    bit: usize,
+    odds: f64,
+) {
+    if bit == 1 {
+        let (come, _) = come.as_chunks_mut::<2>();
+        let (before, _) = before.as_chunks::<2>();
+        for ([_, served], [unserved, _]) in come.iter_mut().zip(before) {
+            *served += odds * unserved;
+        }
+        return;
+    }
+    let before = before.chunks_exact(2 * bit);
+    for (come, before) in come.chunks_exact_mut(2 * bit).zip(before) {
+        let (_, served) = come.split_at_mut(bit);
+        for (served, unserved) in served.iter_mut().zip(before) {
+            *served += odds * unserved;
+        }
+    }
+}
+
+/// How many cells are added up side by side.
+const LANES: usize = 4;
 
 /// Nearly the same for a crowd: rows and columns are scaled in turns until both
 /// add up (Sinkhorn's balance). It errs on the side of doubt.
-fn balanced(rows: &[&Row], columns: usize, unseen: f64) -> Vec<Row> {
-    const ROUNDS: usize = 40;
-    let mut scales = vec![1.0_f64; columns];
-    let mut load = vec![1.0; columns];
-    for _ in 0..ROUNDS {
-        load.fill(1.0);
-        for row in rows {
-            let share = 1.0 / claim(row, &scales, unseen);
-            for (column, odds) in row.iter() {
-                if let Some(load) = load.get_mut(*column) {
-                    *load += odds * share;
+#[derive(Debug, Default)]
+struct Balancing {
+    /// The odds, row by row, each as wide as there are columns and then filled up
+    /// to whole lanes; zero where a row has no cell.
+    odds: Vec<f64>,
+    scales: Vec<f64>,
+    load: Vec<f64>,
+}
+
+impl Balancing {
+    fn weigh(&mut self, rows: &mut Rows, group: &[usize], columns: usize, unseen: f64) {
+        const ROUNDS: usize = 40;
+        let width = columns.next_multiple_of(LANES);
+        self.odds.clear();
+        self.odds.resize(width * group.len(), 0.0);
+        for (dense, row) in self.odds.chunks_exact_mut(width).zip(group) {
+            for (column, odds) in rows.row(*row) {
+                if let Some(cell) = dense.get_mut(*column) {
+                    *cell = *odds;
                 }
             }
         }
-        let mut change = 0.0_f64;
-        for (scale, load) in scales.iter_mut().zip(&load) {
-            let new = 1.0 / load;
-            change = change.max((new / *scale - 1.0).abs());
-            *scale = new;
+        self.scales.clear();
+        self.scales.resize(width, 1.0);
+        self.load.resize(width, 1.0);
+        for _ in 0..ROUNDS {
+            self.load.fill(1.0);
+            for odds in self.odds.chunks_exact(width) {
+                let share = 1.0 / (unseen + claim(odds, &self.scales));
+                for (load, odds) in self.load.iter_mut().zip(odds) {
+                    *load += odds * share;
+                }
+            }
+            let mut change = 0.0_f64;
+            for (scale, load) in self.scales.iter_mut().zip(&self.load) {
+                let new = 1.0 / load;
+                change = change.max((new / *scale - 1.0).abs());
+                *scale = new;
+            }
+            if change < 1e-3 {
+                break;
+            }
         }
-        if change < 1e-3 {
-            break;
+        for (odds, row) in self.odds.chunks_exact(width).zip(group) {
+            let sum = unseen + claim(odds, &self.scales);
+            for (column, share) in rows.row_mut(*row) {
+                *share *= at(&self.scales, *column) / sum;
+            }
         }
     }
-    let share = |row: &&Row| {
-        let sum = claim(row, &scales, unseen);
-        let share = |(column, odds): &(usize, f64)| (*column, odds * at(&scales, *column) / sum);
-        row.iter().map(share).collect()
-    };
-    rows.iter().map(share).collect()
 }
 
 /// What a row claims of all columns together.
-fn claim(row: &Row, scales: &[f64], unseen: f64) -> f64 {
-    let claim = |(column, odds): &(usize, f64)| odds * at(scales, *column);
-    unseen + row.iter().map(claim).sum::<f64>()
+fn claim(odds: &[f64], scales: &[f64]) -> f64 {
+    let mut sums = [0.0; LANES];
+    let lanes = odds.chunks_exact(LANES).zip(scales.chunks_exact(LANES));
+    for (odds, scales) in lanes {
+        for ((sum, odds), scale) in sums.iter_mut().zip(odds).zip(scales) {
+            *sum += odds * scale;
+        }
+    }
+    sums.iter().sum()
 }
 
 fn at(list: &[f64], index: usize) -> f64 {
@@ -313,8 +509,18 @@ mod tests {
 
     use super::*;
 
+    type Row = Vec<(usize, f64)>;
+
     fn shares(rows: &[Row], idle: &[f64], unseen: f64) -> Vec<Row> {
-        super::shares(rows.to_vec(), idle, unseen)
+        let mut flat = Rows::default();
+        for row in rows {
+            for (column, weight) in row {
+                flat.push(*column, *weight);
+            }
+            flat.end_row();
+        }
+        Weigher::default().weigh(&mut flat, idle, unseen);
+        (0..rows.len()).map(|row| flat.row(row).to_vec()).collect()
     }
 
     fn close(share: f64, expected: f64) -> bool {

@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use super::Assembler;
-use super::attribution::{self as weigh, Row, SURE};
+use super::attribution::{self as weigh, Rows, SURE, Weigher, bit, bits};
 use super::connections::{Connection, Speaker, Tick};
 use super::presence::Past;
 use super::waiting::{Asked, Home, Pending};
-use crate::event::{Attribution, Event};
+use crate::event::{Attribution, Event, EventTime};
 
 /// Shares below this name nobody.
 const NEGLIGIBLE: f64 = 1e-3;
@@ -16,7 +16,7 @@ const NEGLIGIBLE: f64 = 1e-3;
 /// How many requests are weighed anew with every line that concerns them. In a
 /// larger crowd the evidence hardly ever leaves one address before all of its
 /// connections are closed, and weighing costs more than all else.
-const CROWD: usize = 4;
+const CROWD: u32 = 4;
 
 /// What the shares come to for one request.
 struct Belief {
@@ -43,44 +43,70 @@ pub(super) enum Why {
 /// A connection that waiting requests may belong to.
 struct Column<'a> {
     connection: &'a Connection,
+    /// When it was accepted: seconds and nanoseconds.
+    accepted: Option<Moment>,
     idle: f64,
+    /// The first column with the same address, itself perhaps; none without one.
+    address: Option<usize>,
+}
+
+/// A time in seconds and nanoseconds, to be told apart from another in no time.
+type Moment = (i64, i32);
+
+fn moment(time: EventTime) -> Moment {
+    (time.at.as_second(), time.at.subsec_nanosecond())
+}
+
+/// Whole seconds from one moment to another, rounded down.
+fn seconds((from, from_nanos): Moment, (to, to_nanos): Moment) -> i64 {
+    to - from - i64::from(to_nanos < from_nanos)
+}
+
+/// Room for one weighing after the other.
+#[derive(Debug, Default)]
+pub(super) struct Scales {
+    rows: Rows,
+    idle: Vec<f64>,
+    weigher: Weigher,
+    /// By column: what its address comes to in the row that is looked at.
+    sums: Vec<f64>,
+    left: Vec<usize>,
 }
 
 impl Assembler {
     /// Weighs what waits, as far as there is a reason to; decides what is sure,
     /// what is due and what will never be surer.
     pub(super) fn settle(&mut self, why: Why, out: &mut Vec<Event>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut scales = self.scales.take().unwrap_or_default();
         // What was asked about connections that are not affected stays as it is.
-        let mut left = self.waiting.affected(why, self.now, self.line);
+        let mut left = std::mem::take(&mut scales.left);
+        self.waiting.affected(why, self.now, self.line, &mut left);
         while let Some(first) = left.pop() {
             let group = self.waiting.sharing(first);
-            left.retain(|row| !group.contains(row));
-            let all = why == Why::End || self.is_over(&group);
-            if !all && why != Why::Due && group.len() > CROWD {
+            left.retain(|row| group & bit(*row) == 0);
+            let crowd = group.count_ones() > CROWD;
+            let all = why == Why::End || self.is_over(group);
+            if !all && why != Why::Due && crowd {
                 continue;
             }
-            let beliefs = self.beliefs(&group);
-            let beliefs = beliefs.into_iter();
-            let decided = |(row, belief): &(usize, Belief)| {
-                let pending = self.waiting.pending.get(*row);
-                belief.attribution == Attribution::Inferred
-                    || all
-                    || pending.is_some_and(|pending| pending.is_due(self.now, self.line))
-            };
-            let decided: Vec<(usize, Belief)> =
-                group.iter().copied().zip(beliefs).filter(decided).collect();
+            let decided = self.beliefs(group, all, &mut scales);
             if decided.is_empty() {
                 continue;
             }
             // The others are weighed again without them.
-            let is_decided = |row: usize| decided.iter().any(|(decided, _)| *decided == row);
-            left.extend(group.into_iter().filter(|row| !is_decided(*row)));
+            let gone = decided.iter().fold(0, |gone, (row, _)| gone | bit(*row));
+            left.extend(bits(group & !gone));
             for row in &mut left {
-                *row -= decided.iter().filter(|(decided, _)| decided < row).count();
+                *row -= (gone & bit(*row).wrapping_sub(1)).count_ones() as usize;
             }
             self.decide_all(decided, out);
             self.release(out);
         }
+        scales.left = left;
+        self.scales = Some(scales);
     }
 
     /// Decides requests together. They are told in the order they were asked.
@@ -98,36 +124,36 @@ impl Assembler {
             belief.and_then(|b| b.connection).map_or(0.0, |c| c.1)
         };
         order.sort_by(|a, b| share(b).total_cmp(&share(a)));
-        let mut taken: Vec<Tick> = Vec::new();
-        let mut done: Vec<Vec<Event>> = gone.iter().map(|_| Vec::new()).collect();
+        let mut taken: Vec<Tick> = Vec::with_capacity(decided.len());
         for at in order {
-            let (Some(pending), Some((_, belief)), Some(done)) =
-                (gone.get_mut(at), decided.get_mut(at), done.get_mut(at))
-            else {
-                continue;
-            };
-            self.decide(pending, belief, &mut taken, done);
+            if let (Some(pending), Some((_, belief))) = (gone.get_mut(at), decided.get_mut(at)) {
+                self.decide(pending, belief, &mut taken);
+            }
         }
-        out.extend(done.into_iter().flatten());
+        for pending in gone {
+            out.extend(pending.events);
+        }
     }
 
     /// Whether nobody who may have asked any of these can do anything more.
-    fn is_over(&self, group: &[usize]) -> bool {
+    fn is_over(&self, group: u64) -> bool {
         let pending = self.waiting.group(group);
         let closed = |id: &Tick| self.connections.get(*id).is_none_or(|c| c.closed.is_some());
         pending.flat_map(|pending| &pending.candidates).all(closed)
     }
 
-    /// What these requests come to, weighed against each other.
-    fn beliefs(&self, group: &[usize]) -> Vec<Belief> {
-        let mut columns: Vec<Column<'_>> = Vec::new();
-        let mut rows: Vec<Row> = Vec::with_capacity(group.len());
-        let pending = self.waiting.group(group);
-        for pending in pending {
+    /// What these requests come to, weighed against each other: those of which that
+    /// is sure, or due, or `all`.
+    fn beliefs(&self, group: u64, all: bool, scales: &mut Scales) -> Vec<(usize, Belief)> {
+        let most = self.waiting.group(group).map(|p| p.candidates.len()).max();
+        let mut columns: Vec<Column<'_>> = Vec::with_capacity(most.unwrap_or(0) + 8);
+        scales.rows.clear();
+        for pending in self.waiting.group(group) {
             let home = pending.asked.machine;
             let home = home.and_then(|machine| self.waiting.homes.peek(&machine));
             let home = home.map(|home| home.ip);
-            let mut row = Row::with_capacity(pending.candidates.len());
+            let begun = pending.events.first().and_then(|event| event.time);
+            let begun = begun.map(moment);
             // Most rows name the same connections in the same order.
             let mut next = 0;
             for id in &pending.candidates {
@@ -139,47 +165,65 @@ impl Assembler {
                             let Some(connection) = self.connections.get(*id) else {
                                 continue;
                             };
-                            let idle = self.idle(connection);
-                            columns.push(Column { connection, idle });
+                            columns.push(self.column(connection, &columns));
                             columns.len() - 1
                         }
                     };
                 }
                 if let Some(column) = columns.get(next) {
-                    row.push((next, self.weight(column.connection, pending, home)));
+                    let weight = self.weight(column, pending, begun, home);
+                    scales.rows.push(next, weight);
                 }
                 next += 1;
             }
-            rows.push(row);
+            scales.rows.end_row();
         }
         let unseen = if self.past == Past::Known {
             weigh::UNSEEN
         } else {
             weigh::UNSEEN_LATE
         };
-        let idle: Vec<f64> = columns.iter().map(|column| column.idle).collect();
-        let shares = weigh::shares(rows, &idle, unseen);
-        let pending = self.waiting.group(group);
-        let believe = |(row, pending): (&Row, &Pending)| believe(row, &columns, pending.cut);
-        shares.iter().zip(pending).map(believe).collect()
+        scales.idle.clear();
+        scales.idle.extend(columns.iter().map(|column| column.idle));
+        scales.weigher.weigh(&mut scales.rows, &scales.idle, unseen);
+        scales.sums.clear();
+        scales.sums.resize(columns.len(), -1.0);
+        let (rows, sums) = (&scales.rows, &mut scales.sums);
+        let mut decided = Vec::new();
+        for (row, (place, pending)) in bits(group).zip(self.waiting.group(group)).enumerate() {
+            let sure_only = !all && !pending.is_due(self.now, self.line);
+            let belief = believe(rows.row(row), &columns, pending.cut, sure_only, sums);
+            decided.extend(belief.map(|belief| (place, belief)));
+        }
+        decided
+    }
+
+    fn column<'a>(&self, connection: &'a Connection, before: &[Column<'_>]) -> Column<'a> {
+        let same = |column: &Column<'_>| column.connection.ip == connection.ip;
+        let first = || before.iter().position(same).unwrap_or(before.len());
+        Column {
+            connection,
+            accepted: connection.seen.time.map(moment),
+            idle: self.idle(connection),
+            address: connection.ip.map(|_| first()),
+        }
     }
 
     /// What speaks for this connection having asked.
-    fn weight(&self, connection: &Connection, pending: &Pending, home: Option<IpAddr>) -> f64 {
-        let asked = &pending.asked;
+    fn weight(
+        &self,
+        column: &Column<'_>,
+        pending: &Pending,
+        begun: Option<Moment>,
+        home: Option<IpAddr>,
+    ) -> f64 {
+        let (connection, asked) = (column.connection, &pending.asked);
         let mut weight = match connection.speaker {
             Some(speaker) if Some(speaker.machine) == asked.machine => weigh::SAME_MACHINE,
             None if connection.requests > 0 => weigh::SOME_MACHINE,
             speaker => {
-                let begun = pending
-                    .events
-                    .first()
-                    .and_then(|event| event.time)
-                    .map(|time| time.at);
-                let accepted = connection.seen.time.map(|time| time.at);
-                let age = begun
-                    .zip(accepted)
-                    .map(|(begun, accepted)| begun.duration_since(accepted));
+                let age = column.accepted.zip(begun);
+                let age = age.map(|(accepted, begun)| seconds(accepted, begun));
                 let first = weigh::asks_first(asked.begin - connection.accepted, age);
                 match speaker {
                     // It asks for the first time if it did not speak after all.
@@ -213,13 +257,7 @@ impl Assembler {
             * weigh::prober(habit.probes, habit.requests)
     }
 
-    fn decide(
-        &mut self,
-        pending: &mut Pending,
-        belief: &Belief,
-        taken: &mut Vec<Tick>,
-        out: &mut Vec<Event>,
-    ) {
+    fn decide(&mut self, pending: &mut Pending, belief: &Belief, taken: &mut Vec<Tick>) {
         // A guess is not made twice: the next best that nobody has taken yet.
         let guess = belief
             .connection
@@ -239,32 +277,31 @@ impl Assembler {
                 let sure = guess.is_some_and(|(_, share)| share >= SURE);
                 let ip = belief.addresses.first().map(|(ip, _)| *ip);
                 if let (true, Some(id)) = (sure, connection) {
-                    let asked = pending.asked;
-                    self.commit(
-                        &mut std::mem::take(&mut pending.events),
+                    let known = self.commit(
+                        &mut pending.events,
                         (id, guess.map_or(0.0, |(_, share)| share)),
                         Attribution::Inferred,
-                        &asked,
-                        out,
+                        &pending.asked,
                     );
+                    if !known {
+                        pending.events.clear();
+                    }
                     return;
                 }
-                for mut event in pending.events.drain(..) {
+                for event in &mut pending.events {
                     event.attribution = Some(Attribution::Inferred);
                     event.ip = ip;
-                    out.push(event);
                 }
                 self.waiting.learn(ip, |habit| habit.requests += 1);
             }
             Attribution::Ambiguous => {
-                for mut event in pending.events.drain(..) {
+                for event in &mut pending.events {
                     event.attribution = Some(Attribution::Ambiguous);
                     event.candidates = belief.addresses.iter().map(|(ip, _)| *ip).collect();
                     event.ip = event.candidates.first().copied();
-                    out.push(event);
                 }
             }
-            Attribution::Unknown => out.append(&mut pending.events),
+            Attribution::Unknown => {}
         }
         if let Some(connection) = connection.and_then(|id| self.connections.get_mut(id)) {
             let share = match guess {
@@ -283,18 +320,17 @@ impl Assembler {
         }
     }
 
-    /// Gives requests to the connection that made them.
+    /// Gives requests to the connection that made them; false if there is none.
     pub(super) fn commit(
         &mut self,
         events: &mut [Event],
         (id, share): (Tick, f64),
         attribution: Attribution,
         asked: &Asked,
-        out: &mut Vec<Event>,
-    ) {
+    ) -> bool {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(id) else {
-            return;
+            return false;
         };
         for event in events {
             connection.requests += 1;
@@ -307,7 +343,6 @@ impl Assembler {
             if connection.ip.is_none() {
                 event.attribution = Some(Attribution::Unknown);
             }
-            out.push(event.clone());
         }
         connection.active = now.or(connection.active);
         if let Some(machine) = asked.machine {
@@ -321,41 +356,70 @@ impl Assembler {
         if rpc {
             self.connections.forget(id);
         }
+        true
     }
 }
 
-/// What a row of shares says about addresses. If it was `cut`, as many more that
-/// asked nothing yet may have asked: then none of those is sure.
-fn believe(row: &Row, columns: &[Column<'_>], cut: bool) -> Belief {
-    let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
+/// What a row of shares says about addresses; none where that is not sure and has
+/// to be. If it was `cut`, as many more that asked nothing yet may have asked: then
+/// none of those is sure. `sums` has a place for each column, and is left as it was:
+/// negative.
+fn believe(
+    row: &[(usize, f64)],
+    columns: &[Column<'_>],
+    cut: bool,
+    sure_only: bool,
+    sums: &mut [f64],
+) -> Option<Belief> {
     let mut best: Option<(Tick, f64)> = None;
     let mut unsure = false;
     let mut seen = 0.0;
     for (column, share) in row {
-        let Some(Column { connection, .. }) = columns.get(*column) else {
+        let Some(column) = columns.get(*column) else {
             continue;
         };
         seen += share;
         if best.is_none_or(|(_, best)| *share > best) {
-            best = Some((connection.accepted, *share));
-            unsure = cut && connection.is_fresh();
+            best = Some((column.connection.accepted, *share));
+            unsure = cut && column.connection.is_fresh();
         }
-        let Some(ip) = connection.ip else { continue };
-        match addresses.iter_mut().find(|(known, _)| *known == ip) {
-            Some((_, sum)) => *sum += share,
-            None => addresses.push((ip, *share)),
+        if let Some(sum) = column.address.and_then(|address| sums.get_mut(address)) {
+            *sum = sum.max(0.0) + share;
         }
     }
-    addresses.retain(|(_, share)| *share >= NEGLIGIBLE);
+    let address = |column: usize| columns.get(column)?.address;
+    let sum = |(column, _): &(usize, f64)| sums.get(address(*column)?).copied();
+    let sure = !unsure && row.iter().filter_map(sum).any(|sum| sum >= SURE);
+    let mut addresses: Vec<(IpAddr, f64)> = Vec::new();
+    if sure || !sure_only {
+        addresses.reserve_exact(row.len());
+    }
+    for (column, _) in row {
+        // The first that names an address takes all; nothing is left for the others.
+        if let Some(column) = columns.get(*column)
+            && let Some(sum) = column.address.and_then(|address| sums.get_mut(address))
+        {
+            if *sum >= NEGLIGIBLE
+                && (sure || !sure_only)
+                && let Some(ip) = column.connection.ip
+            {
+                addresses.push((ip, *sum));
+            }
+            *sum = -1.0;
+        }
+    }
+    if sure_only && !sure {
+        return None;
+    }
     addresses.sort_by(|a, b| b.1.total_cmp(&a.1));
     let attribution = match addresses.first() {
-        Some((_, share)) if *share >= SURE && !unsure => Attribution::Inferred,
+        Some(_) if sure => Attribution::Inferred,
         Some(_) if seen >= 0.5 => Attribution::Ambiguous,
         _ => Attribution::Unknown,
     };
-    Belief {
+    Some(Belief {
         attribution,
         addresses,
         connection: best,
-    }
+    })
 }

@@ -5,7 +5,7 @@
 //! next label; the writer of the last line goes on writing, and a response's
 //! client machine id says which request it answers.
 
-use kms_core::catalog;
+use kms_core::catalog::{self, Product};
 use kms_core::license::Status;
 use kms_core::text::clean;
 use serde::{Deserialize, Serialize};
@@ -13,17 +13,15 @@ use uuid::Uuid;
 
 use super::Seen;
 use super::connections::Tick;
-use crate::event::Request;
-use crate::line::{Label, Mark, guid_and_name, number};
+use super::values::{Values, guid};
+use crate::event::{Request, Text};
+use crate::line::{Label, Mark, number};
 
 /// Blocks open at once at most; the oldest is given up.
 const MAX_OPEN: usize = 256;
 
 /// A workstation name has 64 UTF-16 units, 65 with vlmcsd's quirks (kms-wire.md 8.4).
 pub(super) const NAME_UNITS: usize = 65;
-
-/// Characters kept of a name that comes from the server's data file.
-const MAX_NAME: usize = 128;
 
 /// The lines of a request block, in order (kms-wire.md 7.5).
 const ASKING: [Label; 12] = [
@@ -69,35 +67,57 @@ pub(super) struct Block {
     pub(super) begin: Tick,
     pub(super) seen: Seen,
     pub(super) mark: Option<Mark>,
-    pub(super) stage: Stage,
-    #[serde(with = "super::saved::StoredRequest")]
-    pub(super) request: Request,
+    stage: Stage,
+    /// The line that is next, which `stage` and the protocol tell.
+    #[serde(skip)]
+    awaited: Option<Label>,
+    #[serde(with = "super::saved::boxed_request")]
+    pub(super) request: Box<Request>,
     application_id: Option<Uuid>,
+    /// What the catalogue knows by the request's activation id.
+    #[serde(skip)]
+    edition: Option<&'static Product>,
     /// The workstation name as logged, line feeds included.
     pub(super) name: Vec<u8>,
-    pub(super) epid: Option<Box<str>>,
+    pub(super) epid: Option<Text>,
     pub(super) active_clients: Option<u32>,
     /// Its marker may be forged, and no line has proved it yet.
     pub(super) suspect: bool,
     /// The line it took last may be forged: the same label may come once more.
     pub(super) last_suspect: bool,
     /// A refusal that may be forged, kept in case no answer comes.
-    pub(super) suspect_refusal: Option<(Box<str>, u32)>,
+    pub(super) suspect_refusal: Option<(Text, u32)>,
     /// When it last took a line, in lines of the log.
     touched: u64,
 }
 
 impl Block {
+    pub(super) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(super) fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.awaited = match stage {
+            Stage::Asking(next) => ASKING.get(next).copied(),
+            Stage::Waiting => None,
+            Stage::Answering(next) => match ANSWERING.get(next) {
+                Some(Label::HardwareId) if !self.has_hardware_id() => Some(Label::ClientMachine),
+                expected => expected.copied(),
+            },
+        };
+    }
+
+    /// Makes anew what is not stored.
+    fn restored(mut self) -> Self {
+        self.edition = self.request.activation_id.and_then(catalog::product);
+        self.set_stage(self.stage);
+        self
+    }
+
     /// Whether it waits for just this label.
     fn expects(&self, label: Label) -> bool {
-        match self.stage {
-            Stage::Asking(next) => ASKING.get(next) == Some(&label),
-            Stage::Waiting => false,
-            Stage::Answering(next) => match ANSWERING.get(next) {
-                Some(Label::HardwareId) if !self.has_hardware_id() => label == Label::ClientMachine,
-                expected => expected == Some(&label),
-            },
-        }
+        self.awaited == Some(label)
     }
 
     /// Only V6 answers tell a hardware id (kms-wire.md 7.6).
@@ -108,33 +128,31 @@ impl Block {
 
     /// How a line's value speaks for its being this block's: against it (the
     /// block already says otherwise), for nothing, for it.
-    fn agrees(&self, label: Label, value: &[u8]) -> Agreement {
+    fn agrees(&self, clue: &Clue<'_>) -> Agreement {
         let answering = matches!(self.stage, Stage::Answering(_));
         let same = |same: bool| if same { Agreement::Yes } else { Agreement::No };
         // Half of all requests have the same version and second: equal says little.
-        let unlike = |known: Option<&str>| match known {
+        let unlike = |known: Option<&str>, value: &[u8]| match known {
             Some(known) if known.as_bytes() != value => Agreement::No,
             _ => Agreement::Perhaps,
         };
-        match label {
-            Label::ClientMachine if answering => {
-                same(self.request.client_machine_id == guid(value))
+        match *clue {
+            Clue::Machine(id) if answering => same(self.request.client_machine_id == id),
+            Clue::ClientTime(value) if answering => {
+                unlike(self.request.client_time.as_deref(), value)
             }
-            Label::ClientTime if answering => unlike(self.request.client_time.as_deref()),
-            Label::Protocol if answering => unlike(self.request.protocol.as_deref()),
-            Label::Activation => match guid(value).and_then(catalog::product) {
-                Some(product) => same(Some(product.application_id) == self.application_id),
+            Clue::Protocol(value) if answering => unlike(self.request.protocol.as_deref(), value),
+            Clue::Edition(Some(product)) => {
+                same(Some(product.application_id) == self.application_id)
+            }
+            Clue::Class(id) => match self.edition {
+                Some(product) => same(Some(product.kms_counted_id) == id),
                 None => Agreement::Perhaps,
             },
-            Label::KmsCounted | Label::MinClients => {
-                match self.request.activation_id.and_then(catalog::product) {
-                    Some(product) if label == Label::KmsCounted => {
-                        same(Some(product.kms_counted_id) == guid(value))
-                    }
-                    Some(product) => same(Some(u64::from(product.min_clients)) == number(value)),
-                    None => Agreement::Perhaps,
-                }
-            }
+            Clue::MinClients(number) => match self.edition {
+                Some(product) => same(Some(u64::from(product.min_clients)) == number),
+                None => Agreement::Perhaps,
+            },
             _ => Agreement::Perhaps,
         }
     }
@@ -174,44 +192,130 @@ impl Block {
     }
 
     /// Takes a line of its own; says whether its request is answered by it.
-    fn take(&mut self, label: Label, value: &[u8], suspect: bool) -> bool {
+    fn take(&mut self, label: Label, value: &[u8], suspect: bool, values: &mut Values) -> bool {
         self.last_suspect = suspect;
         self.suspect &= suspect;
         let answering = matches!(self.stage, Stage::Answering(_)) || label >= Label::Epid;
         if answering && self.stage == Stage::Waiting {
-            self.stage = Stage::Answering(0);
+            self.set_stage(Stage::Answering(0));
         }
-        let index = |labels: &[Label]| labels.iter().position(|known| *known == label);
+        let index = |labels: &[Label], next: usize| match labels.get(next) {
+            Some(expected) if *expected == label => Some(next),
+            _ => labels.iter().position(|known| *known == label),
+        };
         match self.stage {
             Stage::Asking(_) | Stage::Waiting => {
-                if label == Label::Application {
-                    self.application_id = guid(value);
-                }
-                set_request(&mut self.request, &mut self.name, label, value);
-                if let Some(at) = index(&ASKING) {
+                self.set_request(label, value, values);
+                // They are asked for in the order in which labels are told.
+                if let Some(at) = index(&ASKING, label as usize) {
                     let whole = at + 1 == ASKING.len();
-                    self.stage = if whole {
+                    self.set_stage(if whole {
                         Stage::Waiting
                     } else {
                         Stage::Asking(at + 1)
-                    };
+                    });
                 }
             }
-            Stage::Answering(_) => {
+            Stage::Answering(next) => {
                 match label {
-                    Label::Epid => self.epid = Some(clean(value, MAX_NAME).into()),
+                    Label::Epid => self.epid = values.get(label, value).name,
                     Label::ActiveClients => {
                         self.active_clients = number(value).and_then(|n| u32::try_from(n).ok());
                     }
                     _ => {}
                 }
-                if let Some(at) = index(&ANSWERING) {
-                    self.stage = Stage::Answering(at + 1);
+                if let Some(at) = index(&ANSWERING, next) {
+                    self.set_stage(Stage::Answering(at + 1));
                     return at + 1 == ANSWERING.len();
                 }
             }
         }
         false
+    }
+
+    fn set_request(&mut self, label: Label, value: &[u8], values: &mut Values) {
+        let request = &mut *self.request;
+        match label {
+            Label::Protocol => request.protocol = Some(clean(value, 11).into()),
+            Label::VirtualMachine => {
+                request.virtual_machine = match value {
+                    b"Yes" => Some(true),
+                    b"No" => Some(false),
+                    _ => None,
+                };
+            }
+            Label::Status => {
+                let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+                let code = number(digits).and_then(|code| u32::try_from(code).ok());
+                request.status_code = code;
+                request.status = Some(code.map_or(Status::Unknown, Status::from_code).name());
+            }
+            Label::Remaining => {
+                let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
+                request.remaining_minutes = std::str::from_utf8(digits)
+                    .ok()
+                    .and_then(|digits| digits.parse().ok());
+            }
+            Label::Application => {
+                let known = values.get(label, value);
+                // A GUID at the beginning is enough to compare by.
+                self.application_id = known.id;
+                request.application = known.name.or_else(|| {
+                    let group = known.id.and_then(catalog::application);
+                    group.map(|group| group.name.into())
+                });
+            }
+            Label::Activation => {
+                let known = values.get(label, value);
+                self.edition = known.edition;
+                (request.activation_id, request.product) = (known.id, known.name);
+            }
+            Label::KmsCounted => {
+                let known = values.get(label, value);
+                request.kms_counted_id = known.id;
+                resolve_product(request, known.name);
+            }
+            Label::ClientMachine => request.client_machine_id = guid(value),
+            Label::PreviousClientMachine => {
+                request.previous_client_machine_id = guid(value).filter(|id| !id.is_nil());
+            }
+            Label::ClientTime => request.client_time = Some(clean(value, 32).into()),
+            Label::Workstation => {
+                self.name.clear();
+                // Bytes of 65 units in UTF-8 at most; a mangled file may have more.
+                let kept = value.get(..NAME_UNITS * 4).unwrap_or(value);
+                self.name.extend_from_slice(kept);
+            }
+            Label::MinClients => {
+                request.min_clients = number(value).and_then(|n| u32::try_from(n).ok());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What a line's value says of the block that it may belong to.
+enum Clue<'a> {
+    Nothing,
+    Machine(Option<Uuid>),
+    ClientTime(&'a [u8]),
+    Protocol(&'a [u8]),
+    Edition(Option<&'static Product>),
+    Class(Option<Uuid>),
+    MinClients(Option<u64>),
+}
+
+impl<'a> Clue<'a> {
+    fn of(label: Label, value: &'a [u8]) -> Self {
+        match label {
+            Label::ClientMachine => Self::Machine(guid(value)),
+            Label::ClientTime => Self::ClientTime(value),
+            Label::Protocol => Self::Protocol(value),
+            Label::Activation => Self::Edition(guid(value).and_then(catalog::product)),
+            Label::KmsCounted => Self::Class(guid(value)),
+            Label::MinClients => Self::MinClients(number(value)),
+            _ => Self::Nothing,
+        }
     }
 }
 
@@ -243,10 +347,18 @@ pub(super) struct Blocks {
     writer: Option<(Tick, u32)>,
     lines: u64,
     #[serde(skip)]
+    values: Values,
+    #[serde(skip)]
     pub(super) evicted: u64,
 }
 
 impl Blocks {
+    /// Makes anew what is not stored.
+    pub(super) fn restored(mut self) -> Self {
+        self.open = self.open.into_iter().map(Block::restored).collect();
+        self
+    }
+
     /// Gives up all that is open.
     pub(super) fn clear(&mut self) {
         self.evicted += self.open.len() as u64;
@@ -277,8 +389,10 @@ impl Blocks {
             seen,
             mark,
             stage: Stage::Asking(0),
-            request: Request::default(),
+            awaited: ASKING.first().copied(),
+            request: Box::default(),
             application_id: None,
+            edition: None,
             name: Vec::new(),
             epid: None,
             active_clients: None,
@@ -306,6 +420,12 @@ impl Blocks {
             .map(|block| block.begin)
     }
 
+    /// When the newest began that is no forgery for sure.
+    pub(super) fn newest(&self) -> Option<Tick> {
+        let real = self.open.iter().filter(|block| !block.suspect);
+        real.map(|block| block.begin).max()
+    }
+
     /// Whether another block than `not` waits for an answer.
     pub(super) fn others_wait(&self, not: Tick) -> bool {
         self.open
@@ -324,6 +444,7 @@ impl Blocks {
 
     /// Gives a line to the block that waits for it. A line that may be part of
     /// the name of `name_of` goes only to another block that waits for just it.
+    #[inline]
     pub(super) fn field(
         &mut self,
         label: Label,
@@ -332,7 +453,12 @@ impl Blocks {
         name_of: Option<Tick>,
     ) -> Taken {
         self.lines += 1;
-        let Some(at) = self.writer_of(label, value, pid, name_of) else {
+        let at = match self.open.as_slice() {
+            // Nobody else is there who could have written it.
+            [only] if only.expects(label) && pid.is_none() && name_of.is_none() => Some(0),
+            _ => self.writer_of(label, value, pid, name_of),
+        };
+        let Some(at) = at else {
             return Taken::Orphan;
         };
         let suspect = name_of.is_some();
@@ -341,11 +467,11 @@ impl Blocks {
         };
         let begin = block.begin;
         block.touched = self.lines;
-        let answered = block.take(label, value, suspect);
+        let answered = block.take(label, value, suspect, &mut self.values);
         if !suspect {
             self.wrote(begin);
         }
-        if label == Label::ClientMachine {
+        if label == Label::ClientMachine && self.open.len() > 1 {
             self.relink(begin, value);
         }
         if answered {
@@ -356,6 +482,7 @@ impl Blocks {
     }
 
     /// Which block a line belongs to.
+    #[inline(never)]
     fn writer_of(
         &self,
         label: Label,
@@ -367,23 +494,25 @@ impl Blocks {
         let last = |block: &Block| self.is_writer(block.begin);
         let fits =
             |block: &Block| mine(block) && Some(block.begin) != name_of && block.expects(label);
-        // Whose value it fits, then the writer of the last lines, then who has
-        // waited longest for its turn; one that is only suspected, last.
-        let rank = |block: &Block| {
-            (
-                block.suspect,
-                block.agrees(label, value),
-                !self.goes_on(block.begin),
-                block.touched,
-            )
-        };
-        let fitting = self
-            .open
-            .iter()
-            .enumerate()
-            .filter(|(_, block)| fits(block));
-        if let Some((at, _)) = fitting.min_by_key(|(_, block)| rank(block)) {
-            return Some(at);
+        let mut fitting = (self.open.iter().enumerate()).filter(|(_, block)| fits(block));
+        if let Some((first, block)) = fitting.next() {
+            let Some((second, other)) = fitting.next() else {
+                return Some(first);
+            };
+            // Whose value it fits, then the writer of the last lines, then who has
+            // waited longest for its turn; one that is only suspected, last.
+            let clue = Clue::of(label, value);
+            let rank = |block: &Block| {
+                (
+                    block.suspect,
+                    block.agrees(&clue),
+                    !self.goes_on(block.begin),
+                    block.touched,
+                )
+            };
+            let several = [(first, block), (second, other)].into_iter().chain(fitting);
+            let best = several.min_by_key(|(_, block)| rank(block));
+            return best.map(|(at, _)| at);
         }
         if name_of.is_some() {
             return None;
@@ -404,13 +533,13 @@ impl Blocks {
 
     /// A response block belongs to the request with its client machine id.
     fn relink(&mut self, begin: Tick, value: &[u8]) {
-        let id = guid(value);
-        let Some(at) = self.open.iter().position(|block| block.begin == begin) else {
+        let answers =
+            |block: &Block| block.begin == begin && matches!(block.stage, Stage::Answering(_));
+        let Some(at) = self.open.iter().position(answers) else {
             return;
         };
-        let wrong = |block: &Block| {
-            matches!(block.stage, Stage::Answering(_)) && block.request.client_machine_id != id
-        };
+        let id = guid(value);
+        let wrong = |block: &Block| block.request.client_machine_id != id;
         if !self.open.get(at).is_some_and(wrong) {
             return;
         }
@@ -420,7 +549,8 @@ impl Blocks {
         if let Some(right) = right
             && let Ok([taken, asked]) = self.open.get_disjoint_mut([at, right])
         {
-            asked.stage = std::mem::replace(&mut taken.stage, Stage::Waiting);
+            asked.set_stage(taken.stage);
+            taken.set_stage(Stage::Waiting);
             asked.epid = taken.epid.take();
             asked.active_clients = taken.active_clients.take();
             asked.touched = taken.touched;
@@ -480,7 +610,7 @@ impl Blocks {
         self.wrote(begin);
         let lines = self.lines;
         if let Some(block) = self.get_mut(begin) {
-            block.stage = Stage::Answering(0);
+            block.set_stage(Stage::Answering(0));
             block.touched = lines;
         }
     }
@@ -491,72 +621,9 @@ impl Blocks {
     }
 }
 
-fn guid(value: &[u8]) -> Option<Uuid> {
-    Uuid::try_parse_ascii(value.get(..36)?).ok()
-}
-
-/// A name out of `GUID (NAME)`; `Unknown` and nothing are the catalogue's to resolve.
-fn guid_and_known_name(value: &[u8]) -> (Option<Uuid>, Option<Box<str>>) {
-    let (id, name) = guid_and_name(value);
-    let name = name.filter(|name| !name.is_empty() && *name != b"Unknown");
-    (guid(id), name.map(|name| clean(name, MAX_NAME).into()))
-}
-
-fn set_request(request: &mut Request, name: &mut Vec<u8>, label: Label, value: &[u8]) {
-    match label {
-        Label::Protocol => request.protocol = Some(clean(value, 11).into()),
-        Label::VirtualMachine => {
-            request.virtual_machine = match value {
-                b"Yes" => Some(true),
-                b"No" => Some(false),
-                _ => None,
-            };
-        }
-        Label::Status => {
-            let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
-            let code = number(digits).and_then(|code| u32::try_from(code).ok());
-            request.status_code = code;
-            request.status = Some(code.map_or(Status::Unknown, Status::from_code).name());
-        }
-        Label::Remaining => {
-            let digits = value.split(|byte| *byte == b' ').next().unwrap_or_default();
-            request.remaining_minutes = std::str::from_utf8(digits)
-                .ok()
-                .and_then(|digits| digits.parse().ok());
-        }
-        Label::Application => {
-            let (id, known) = guid_and_known_name(value);
-            request.application = known.or_else(|| {
-                id.and_then(catalog::application)
-                    .map(|group| group.name.into())
-            });
-        }
-        Label::Activation => (request.activation_id, request.product) = guid_and_known_name(value),
-        Label::KmsCounted => {
-            let (id, known) = guid_and_known_name(value);
-            request.kms_counted_id = id;
-            resolve_product(request, known);
-        }
-        Label::ClientMachine => request.client_machine_id = guid(value),
-        Label::PreviousClientMachine => {
-            request.previous_client_machine_id = guid(value).filter(|id| !id.is_nil());
-        }
-        Label::ClientTime => request.client_time = Some(clean(value, 32).into()),
-        Label::Workstation => {
-            name.clear();
-            // Bytes of 65 units in UTF-8 at most; a mangled file may have more.
-            name.extend(value.iter().take(NAME_UNITS * 4));
-        }
-        Label::MinClients => {
-            request.min_clients = number(value).and_then(|n| u32::try_from(n).ok());
-        }
-        _ => {}
-    }
-}
-
 /// A product that the server did not know: by its activation id, else what the
 /// server or the catalogue calls its KMS-counted class, else its application.
-pub(super) fn resolve_product(request: &mut Request, class: Option<Box<str>>) {
+pub(super) fn resolve_product(request: &mut Request, class: Option<Text>) {
     if request.product.is_some() {
         return;
     }

@@ -1,14 +1,17 @@
 //! Who is connected: the table of connections that the log opened and closed.
 
-use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
+use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Seen;
+use super::table::Table;
+use crate::event::Text;
 use crate::line::{Endpoint, Mark};
 
 /// Connections kept at most; vlmcsd itself takes a process or thread for each.
@@ -61,7 +64,7 @@ pub(super) struct Connection {
     /// Absent for `Unknown IP` and for text that is no address.
     pub(super) ip: Option<IpAddr>,
     pub(super) port: Option<u16>,
-    pub(super) zone: Option<Box<str>>,
+    pub(super) zone: Option<Text>,
     pub(super) mark: Option<Mark>,
     /// MS-RPC builds print an accepted line for every request and never a closed one.
     pub(super) rpc: bool,
@@ -79,7 +82,7 @@ pub(super) struct Connection {
     /// Turned away by `-o2`; told already.
     pub(super) dropped: bool,
     /// What `by_name` knows it by.
-    name: Box<[u8]>,
+    name: Text,
     /// How many waiting requests may be its own.
     #[serde(skip)]
     claims: u32,
@@ -99,9 +102,10 @@ impl Connection {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Connections {
-    all: BTreeMap<Tick, Connection>,
+    all: Table,
+    /// Its hashes are seeded anew in each run, and it has [`MAX_OPEN`] entries at most.
     #[serde(skip)]
-    by_name: HashMap<Box<[u8]>, Tick>,
+    by_name: HashMap<Text, Tick>,
     #[serde(skip)]
     by_mark: HashMap<Mark, Tick>,
     /// Those that are open, stale ones included.
@@ -115,7 +119,7 @@ pub(super) struct Connections {
 impl Connections {
     /// Makes the indices anew, which are not stored.
     pub(super) fn restored(mut self) -> Self {
-        for connection in self.all.values().filter(|c| c.closed.is_none()) {
+        for connection in self.all.oldest().filter(|c| c.closed.is_none()) {
             self.open += 1;
             if !connection.rpc {
                 self.by_name
@@ -129,17 +133,17 @@ impl Connections {
     }
 
     pub(super) fn get(&self, id: Tick) -> Option<&Connection> {
-        self.all.get(&id)
+        self.all.get(id)
     }
 
     pub(super) fn get_mut(&mut self, id: Tick) -> Option<&mut Connection> {
-        self.all.get_mut(&id)
+        self.all.get_mut(id)
     }
 
     /// A request waits that any of these may have made.
     pub(super) fn claim(&mut self, ids: &[Tick]) {
         for id in ids {
-            if let Some(connection) = self.all.get_mut(id) {
+            if let Some(connection) = self.all.get_mut(*id) {
                 connection.claims += 1;
             }
         }
@@ -148,7 +152,7 @@ impl Connections {
     /// The opposite of [`Self::claim`].
     pub(super) fn unclaim(&mut self, ids: &[Tick]) {
         for id in ids {
-            if let Some(connection) = self.all.get_mut(id) {
+            if let Some(connection) = self.all.get_mut(*id) {
                 connection.claims = connection.claims.saturating_sub(1);
             }
         }
@@ -156,17 +160,18 @@ impl Connections {
 
     /// Opens a connection, named by the tick of its accepted line.
     pub(super) fn open(&mut self, tick: Tick, peer: Peer<'_>, seen: Seen) {
-        if let Some(old) = self.by_name.get(peer.name).copied() {
+        let name = Text::new(peer.name);
+        let old = if peer.rpc {
+            None
+        } else {
+            self.by_name.insert(name.clone(), tick)
+        };
+        if let Some(old) = old {
             // Its closed line never came, and the client's port is in use again.
             self.forget(old);
         }
         while self.open >= MAX_OPEN {
-            let Some(oldest) = self
-                .all
-                .values()
-                .find(|c| c.closed.is_none())
-                .map(|c| c.accepted)
-            else {
+            let Some(oldest) = self.oldest().map(|c| c.accepted) else {
                 break;
             };
             self.forget(oldest);
@@ -174,35 +179,28 @@ impl Connections {
         }
         let (ip, zone) = peer.address.map_or((None, None), address);
         let active = seen.time.map(|time| time.at);
-        let name: Box<[u8]> = peer.name.into();
-        if !peer.rpc {
-            self.by_name.insert(name.clone(), tick);
-        }
         if let Some(mark) = peer.mark {
             self.by_mark.insert(mark, tick);
         }
         self.open += 1;
-        self.all.insert(
-            tick,
-            Connection {
-                accepted: tick,
-                seen,
-                ip,
-                port: peer.port,
-                zone,
-                mark: peer.mark,
-                rpc: peer.rpc,
-                requests: 0,
-                speaker: None,
-                active,
-                closed: None,
-                suspect_close: false,
-                stale: false,
-                dropped: false,
-                name,
-                claims: 0,
-            },
-        );
+        self.all.push(Connection {
+            accepted: tick,
+            seen,
+            ip,
+            port: peer.port,
+            zone,
+            mark: peer.mark,
+            rpc: peer.rpc,
+            requests: 0,
+            speaker: None,
+            active,
+            closed: None,
+            suspect_close: false,
+            stale: false,
+            dropped: false,
+            name,
+            claims: 0,
+        });
     }
 
     /// The open connection that an endpoint names.
@@ -217,7 +215,7 @@ impl Connections {
 
     /// Notes that a connection was closed at `tick`; it stays until [`Self::forget`].
     pub(super) fn close(&mut self, id: Tick, tick: Tick) {
-        if let Some(connection) = self.all.get_mut(&id)
+        if let Some(connection) = self.all.get_mut(id)
             && connection.closed.is_none()
         {
             connection.closed = Some(tick);
@@ -227,7 +225,7 @@ impl Connections {
     }
 
     pub(super) fn forget(&mut self, id: Tick) -> Option<Connection> {
-        let connection = self.all.remove(&id)?;
+        let connection = self.all.remove(id)?;
         if connection.closed.is_none() {
             self.open -= 1;
             unname(&mut self.by_name, &mut self.by_mark, &connection);
@@ -237,17 +235,17 @@ impl Connections {
 
     /// Open connections, the newest first.
     pub(super) fn newest(&self) -> impl Iterator<Item = &Connection> {
-        self.all.values().rev().filter(|c| c.closed.is_none())
+        self.all.newest().filter(|c| c.closed.is_none())
     }
 
     /// The open connection that was accepted first.
     pub(super) fn oldest(&self) -> Option<&Connection> {
-        self.all.values().find(|c| c.closed.is_none())
+        self.all.oldest().find(|c| c.closed.is_none())
     }
 
     /// The server ended or restarted: nothing says any more whether they live.
     pub(super) fn server_changed(&mut self) {
-        for connection in self.all.values_mut().filter(|c| c.closed.is_none()) {
+        for connection in self.all.iter_mut().filter(|c| c.closed.is_none()) {
             connection.stale = true;
         }
         self.suspects.clear();
@@ -258,7 +256,7 @@ impl Connections {
         if self.suspects.len() >= MAX_SUSPECT {
             self.suspects.remove(0);
         }
-        self.suspects.push((peer.text.into(), seen));
+        self.suspects.push((peer.text.as_bytes().into(), seen));
     }
 
     /// A closed line came for a connection whose accepted line was suspect: it was real.
@@ -266,7 +264,7 @@ impl Connections {
         let at = self
             .suspects
             .iter()
-            .rposition(|(name, _)| **name == *peer.text)?;
+            .rposition(|(name, _)| **name == *peer.text.as_bytes())?;
         Some(self.suspects.remove(at).1)
     }
 
@@ -283,7 +281,7 @@ impl Connections {
         });
         let old: Vec<Tick> = self
             .all
-            .values()
+            .oldest()
             .filter(|c| {
                 c.closed.is_none() && c.active.is_some_and(|at| now.duration_since(at) > LIFE)
             })
@@ -300,12 +298,15 @@ impl Connections {
 }
 
 fn unname(
-    by_name: &mut HashMap<Box<[u8]>, Tick>,
+    by_name: &mut HashMap<Text, Tick>,
     by_mark: &mut HashMap<Mark, Tick>,
     connection: &Connection,
 ) {
-    if by_name.get(&connection.name) == Some(&connection.accepted) {
-        by_name.remove(&connection.name);
+    // Its name may be another's by now.
+    if let EntryRef::Occupied(entry) = by_name.entry_ref(&connection.name)
+        && *entry.get() == connection.accepted
+    {
+        entry.remove();
     }
     if let Some(mark) = connection.mark
         && by_mark.get(&mark) == Some(&connection.accepted)
@@ -317,7 +318,7 @@ fn unname(
 /// The peer of a connection to open, from either kind of accepted line.
 #[derive(Clone, Copy)]
 pub(super) struct Peer<'a> {
-    pub(super) name: &'a [u8],
+    pub(super) name: &'a str,
     pub(super) address: Option<&'a [u8]>,
     pub(super) port: Option<u16>,
     pub(super) mark: Option<Mark>,
@@ -328,7 +329,7 @@ impl<'a> Peer<'a> {
     /// From an MS-RPC build's line; `None` is `Unknown IP`.
     pub(super) fn rpc(address: Option<&'a [u8]>) -> Self {
         Self {
-            name: b"",
+            name: "",
             address,
             port: None,
             mark: None,
@@ -341,7 +342,7 @@ impl<'a> From<&Endpoint<'a>> for Peer<'a> {
     fn from(endpoint: &Endpoint<'a>) -> Self {
         Self {
             name: endpoint.text,
-            address: Some(endpoint.address),
+            address: Some(endpoint.address.as_bytes()),
             port: Some(endpoint.port),
             mark: endpoint.mark,
             rpc: false,
@@ -350,7 +351,7 @@ impl<'a> From<&Endpoint<'a>> for Peer<'a> {
 }
 
 /// An address as printed: the scope id apart, IPv4-mapped IPv6 made canonical.
-fn address(text: &[u8]) -> (Option<IpAddr>, Option<Box<str>>) {
+fn address(text: &[u8]) -> (Option<IpAddr>, Option<Text>) {
     let Ok(text) = std::str::from_utf8(text) else {
         return (None, None);
     };

@@ -20,6 +20,7 @@ impl Assembler {
             return false;
         };
         let (time, time_source) = time(&mut self.clock, line, input);
+        self.here.prefix = line::Prefix::default();
         let id = input.ids.id(input.offset, input.raw);
         let seen = Seen {
             id,
@@ -40,6 +41,9 @@ impl Assembler {
         let Some(mut window) = self.window.take() else {
             return;
         };
+        if window.parked.is_empty() && !window.is_quiet() {
+            return;
+        }
         let begin = window.block;
         let name = self.blocks.get(begin).map(|block| block.name.as_slice());
         let verdict = if window.is_quiet() {
@@ -90,11 +94,7 @@ impl Assembler {
     ) {
         let line = line::classify(&parked.text);
         let (seen, pid) = (parked.seen, parked.seen.pid);
-        let mut at = At {
-            input: None,
-            time: (seen.time, seen.time_source),
-            seen: Some(seen),
-        };
+        let mut at = At::parked(seen);
         let class = match (judged, line.kind) {
             (Judged::Count { proved }, Kind::Field(label, value)) => {
                 self.blocks.field(label, value, pid, None);
@@ -106,7 +106,7 @@ impl Assembler {
                 line.kind.class()
             }
             (Judged::Real | Judged::Count { .. }, kind) => {
-                self.apply(&line, &mut at, pid, out);
+                self.apply(&kind, &mut at, pid, line.stamp.is_some(), out);
                 kind.class()
             }
             (Judged::Suspect, _) => {
@@ -152,7 +152,7 @@ impl Assembler {
             Kind::Refusal { reason, hresult } => {
                 if let Some(begin) = self.blocks.waiting(pid, None)
                     && let Some(block) = self.blocks.get_mut(begin)
-                    && block.stage == Stage::Waiting
+                    && block.stage() == Stage::Waiting
                 {
                     block.suspect_refusal = Some((words(reason), hresult));
                 }

@@ -20,9 +20,11 @@ mod names;
 mod presence;
 mod requests;
 mod saved;
+mod table;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod values;
 mod waiting;
 
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, EventId, EventTime, IdMaker, Kind as EventKind, Request, TimeSource};
 use crate::line::{self, Class, Kind, Label, Line};
 
-use belief::Why;
+use belief::{Scales, Why};
 use blocks::{Block, Blocks, Taken};
 use clock::Clock;
 use connections::{Connection, Connections, Tick};
@@ -119,6 +121,10 @@ pub struct Assembler {
     window: Option<Window>,
     waiting: Waiting,
     #[serde(skip)]
+    scales: Option<Box<Scales>>,
+    #[serde(skip)]
+    here: Here,
+    #[serde(skip)]
     counters: Counters,
     #[serde(skip)]
     traces: Option<Traces>,
@@ -141,14 +147,54 @@ impl Assembler {
             blocks: Blocks::default(),
             window: None,
             waiting: Waiting::default(),
+            scales: None,
+            here: Here::default(),
             counters: Counters::default(),
             traces: None,
         }
     }
 
     /// Takes the next line and appends the events that it decides.
+    #[inline]
     pub fn handle_line(&mut self, input: &Input<'_>, out: &mut Vec<Event>) {
         self.line += 1;
+        // Nine lines in ten have the stamp of the line above, and go on with what
+        // that one began.
+        if let Some((prefix, text)) = input.text.split_first_chunk()
+            && *prefix == self.here.prefix
+            && self.window.is_none()
+            && !input.unwrapped
+        {
+            if self.waiting.waits_by_line() {
+                self.advance(self.here.time.map(|time| time.at), out);
+            }
+            return self.handle_text(text, input, out);
+        }
+        self.handle_other(input, out);
+    }
+
+    /// A line at the moment of the one above, which is known.
+    #[inline]
+    fn handle_text(&mut self, text: &[u8], input: &Input<'_>, out: &mut Vec<Event>) {
+        let Some((label, value)) = line::field(text) else {
+            return self.handle_kind(&line::kind(text), true, input, out);
+        };
+        if self.past == Past::Untouched {
+            self.past = Past::Late(self.now);
+        }
+        let taken = self.blocks.field(label, value, input.pid, None);
+        if !matches!(taken, Taken::Line(_)) || label == Label::Workstation || self.traces.is_some()
+        {
+            let mut at = At::line(input, &self.here);
+            self.field_taken(taken, label, value, &mut at, input.pid, true, out);
+            return self.count(label.class(), || at.seen().id);
+        }
+        self.counters.line(label.class());
+    }
+
+    /// A line that does not just go on at the moment of the one above.
+    #[inline(never)]
+    fn handle_other(&mut self, input: &Input<'_>, out: &mut Vec<Event>) {
         let line = line::classify(input.text);
         if self.window.is_some() {
             if self.park(&line, input) {
@@ -163,15 +209,27 @@ impl Assembler {
             });
             return;
         }
-        let time = time(&mut self.clock, &line, input);
-        self.advance(time.0.map(|time| time.at), out);
-        let mut at = At {
-            input: Some(input),
-            time,
-            seen: None,
+        (self.here.time, self.here.source) = time(&mut self.clock, &line, input);
+        // Only where the stamp was the best witness it stands for the moment.
+        self.here.prefix = match (input.text.first_chunk(), self.here.source) {
+            (Some(prefix), TimeSource::Server) if line.stamp.is_some() => *prefix,
+            _ => line::Prefix::default(),
         };
-        self.apply(&line, &mut at, input.pid, out);
-        self.count(line.kind.class(), || at.seen().id);
+        self.advance(self.here.time.map(|time| time.at), out);
+        self.handle_kind(&line.kind, line.stamp.is_some(), input, out);
+    }
+
+    #[inline(never)]
+    fn handle_kind(
+        &mut self,
+        kind: &Kind<'_>,
+        dated: bool,
+        input: &Input<'_>,
+        out: &mut Vec<Event>,
+    ) {
+        let mut at = At::line(input, &self.here);
+        self.apply(kind, &mut at, input.pid, dated, out);
+        self.count(kind.class(), || at.seen().id);
     }
 
     /// No line came for a while (3 s while following): what waits for more is decided.
@@ -267,18 +325,39 @@ impl Assembler {
     }
 
     /// Does what a line of the server says.
-    fn apply(&mut self, line: &Line<'_>, at: &mut At<'_>, pid: Option<u32>, out: &mut Vec<Event>) {
-        self.past.note(&line.kind, self.now);
-        match line.kind {
-            Kind::Field(label, value) => {
-                return self.field(label, value, at, pid, line.stamp.is_some(), out);
-            }
+    #[inline]
+    fn apply(
+        &mut self,
+        kind: &Kind<'_>,
+        at: &mut At<'_>,
+        pid: Option<u32>,
+        dated: bool,
+        out: &mut Vec<Event>,
+    ) {
+        self.past.note(kind, self.now);
+        match *kind {
+            Kind::Field(label, value) => self.field(label, value, at, pid, dated, out),
+            _ => self.apply_other(kind, at, pid, dated, out),
+        }
+    }
+
+    /// Does what a line says that is no block's.
+    fn apply_other(
+        &mut self,
+        kind: &Kind<'_>,
+        at: &mut At<'_>,
+        pid: Option<u32>,
+        dated: bool,
+        out: &mut Vec<Event>,
+    ) {
+        match *kind {
+            Kind::Field(label, value) => return self.field(label, value, at, pid, dated, out),
             Kind::ResponseMarker(mark) => return self.answer(mark, pid),
             Kind::RequestMarker(mark) => return self.begin(mark, at, pid, out),
             Kind::QuietRequest { protocol, rest } => {
                 let (rest, mark) = self.quiet_mark(rest);
                 self.begin(mark, at, pid, out);
-                return self.quiet_request(protocol, rest, pid, line.stamp.is_some());
+                return self.quiet_request(protocol, rest, pid, dated);
             }
             Kind::QuietResponse { epid, mark } => self.quiet_response(epid, mark, pid, out),
             Kind::Refusal { reason, hresult } => self.refuse(reason, hresult, pid, out),
@@ -327,7 +406,22 @@ impl Assembler {
         dated: bool,
         out: &mut Vec<Event>,
     ) {
-        let mut taken = self.blocks.field(label, value, pid, None);
+        let taken = self.blocks.field(label, value, pid, None);
+        self.field_taken(taken, label, value, at, pid, dated, out);
+    }
+
+    /// What follows from where a line of a block belongs.
+    #[expect(clippy::too_many_arguments, reason = "a line, and what became of it")]
+    fn field_taken(
+        &mut self,
+        mut taken: Taken,
+        label: Label,
+        value: &[u8],
+        at: &mut At<'_>,
+        pid: Option<u32>,
+        dated: bool,
+        out: &mut Vec<Event>,
+    ) {
         if taken == Taken::Orphan && self.lost_its_marker(label) {
             self.open_block(None, at, false, out);
             taken = self.blocks.field(label, value, pid, None);
@@ -388,6 +482,25 @@ struct Seen {
     pid: Option<u32>,
 }
 
+/// When the last line was written that was the server's for sure.
+#[derive(Debug)]
+struct Here {
+    time: Option<EventTime>,
+    source: TimeSource,
+    /// The prefix that says so; nothing that a server writes where it does not.
+    prefix: line::Prefix,
+}
+
+impl Default for Here {
+    fn default() -> Self {
+        Self {
+            time: None,
+            source: TimeSource::Read,
+            prefix: line::Prefix::default(),
+        }
+    }
+}
+
 /// The line that is being handled, and its id once somebody wants it.
 struct At<'a> {
     input: Option<&'a Input<'a>>,
@@ -395,7 +508,25 @@ struct At<'a> {
     seen: Option<Seen>,
 }
 
-impl At<'_> {
+impl<'a> At<'a> {
+    #[inline]
+    fn line(input: &'a Input<'a>, here: &Here) -> Self {
+        Self {
+            input: Some(input),
+            time: (here.time, here.source),
+            seen: None,
+        }
+    }
+
+    /// A line whose id was made before.
+    fn parked(seen: Seen) -> Self {
+        Self {
+            input: None,
+            time: (seen.time, seen.time_source),
+            seen: Some(seen),
+        }
+    }
+
     fn seen(&mut self) -> Seen {
         let (time, time_source) = self.time;
         *self.seen.get_or_insert_with(|| {

@@ -9,6 +9,7 @@ use super::names::{self, Window};
 use super::presence::Past;
 use super::waiting::Asked;
 use super::{Assembler, At, Event, EventKind, Request};
+use crate::event::Text;
 use crate::line::{self, Mark};
 
 /// Characters kept of a client's name: 65 units, and line feeds that were added.
@@ -18,7 +19,7 @@ const MAX_WORKSTATION: usize = 130;
 const MAX_QUIET: usize = 512;
 
 /// The words and the code of a refusal.
-type Refused = (Box<str>, u32);
+type Refused = (Text, u32);
 
 impl Assembler {
     /// A request begins with this line.
@@ -73,7 +74,7 @@ impl Assembler {
         dated: bool,
     ) {
         if let Some(block) = self.blocks.get_mut(self.tick) {
-            block.stage = Stage::Waiting;
+            block.set_stage(Stage::Waiting);
             block.request.protocol = Some(clean(protocol, 11).into());
             block.name = rest.to_vec();
             block.name.truncate(MAX_QUIET);
@@ -163,7 +164,7 @@ impl Assembler {
     /// The answer of a request is complete.
     pub(super) fn answered(&mut self, begin: Tick, out: &mut Vec<Event>) {
         if let Some(mut block) = self.blocks.remove(begin) {
-            block.stage = Stage::Answering(0);
+            block.set_stage(Stage::Answering(0));
             self.ended(block, None, out);
         }
     }
@@ -217,7 +218,7 @@ impl Assembler {
         }
         let oldest = self.connections.oldest().map_or(Tick::MAX, |c| c.accepted);
         let orphan =
-            |block: &Block| oldest > block.begin && !matches!(block.stage, Stage::Answering(_));
+            |block: &Block| oldest > block.begin && !matches!(block.stage(), Stage::Answering(_));
         while let Some(begin) = self.blocks.find(orphan) {
             self.abort(begin, out);
         }
@@ -227,7 +228,7 @@ impl Assembler {
     fn ended(&mut self, mut block: Block, refused: Option<Refused>, out: &mut Vec<Event>) {
         let suspect = refused.is_none() && block.suspect_refusal.is_some();
         let refused = refused.or_else(|| block.suspect_refusal.take());
-        let kind = match (&refused, block.stage) {
+        let kind = match (&refused, block.stage()) {
             // The server says that it sends before it does.
             (_, Stage::Answering(_)) => EventKind::Activation,
             (Some(_), _) => EventKind::Refused,
@@ -248,7 +249,7 @@ impl Assembler {
         }
         blocks::resolve_product(&mut request, None);
         let machine = Machine::new(&block.name, request.client_machine_id);
-        event.request = Some(Box::new(request));
+        event.request = Some(request);
         let asked = Asked {
             begin: block.begin,
             machine,
@@ -260,6 +261,6 @@ impl Assembler {
 }
 
 /// Words of the server that an event repeats.
-pub(super) fn words(text: &[u8]) -> Box<str> {
+pub(super) fn words(text: &[u8]) -> Text {
     clean(text, 128).into()
 }

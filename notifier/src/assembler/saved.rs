@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Assembler;
 use super::connections::Machine;
 use crate::event::{
-    Attribution, Dedup, Event, EventId, EventTime, Kind, Request, StatusName, TimeSource,
+    Attribution, Dedup, Event, EventId, EventTime, Kind, Request, StatusName, Text, TimeSource,
 };
 
 /// Version of the layout of [`Assembler::save`].
@@ -47,6 +47,8 @@ impl Assembler {
                 log,
                 clock: saved.clock.restored(zone),
                 connections,
+                blocks: saved.blocks.restored(),
+                waiting: saved.waiting.restored(),
                 ..saved
             }
         })
@@ -58,21 +60,41 @@ impl Assembler {
 #[serde(remote = "Request")]
 pub(super) struct StoredRequest {
     protected: bool,
-    application: Option<Box<str>>,
-    product: Option<Box<str>>,
+    application: Option<Text>,
+    product: Option<Text>,
     activation_id: Option<Uuid>,
     kms_counted_id: Option<Uuid>,
-    workstation: Option<Box<str>>,
+    workstation: Option<Text>,
     client_machine_id: Option<Uuid>,
     previous_client_machine_id: Option<Uuid>,
     #[serde(with = "crate::event::status_name")]
     status: Option<StatusName>,
     status_code: Option<u32>,
-    protocol: Option<Box<str>>,
+    protocol: Option<Text>,
     virtual_machine: Option<bool>,
     remaining_minutes: Option<i64>,
     min_clients: Option<u32>,
-    client_time: Option<Box<str>>,
+    client_time: Option<Text>,
+}
+
+/// The same for a field.
+pub(super) mod boxed_request {
+    use serde::{Deserializer, Serializer};
+
+    use super::{Request, StoredRequest};
+
+    pub(in crate::assembler) fn serialize<S: Serializer>(
+        request: &Request,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        StoredRequest::serialize(request, serializer)
+    }
+
+    pub(in crate::assembler) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Box<Request>, D::Error> {
+        StoredRequest::deserialize(deserializer).map(Box::new)
+    }
 }
 
 /// An event as it is stored.
@@ -89,13 +111,13 @@ struct StoredEvent {
     request_number: Option<u32>,
     ip: Option<IpAddr>,
     port: Option<u16>,
-    zone: Option<Box<str>>,
+    zone: Option<Text>,
     source: Option<Arc<str>>,
     #[serde(with = "request")]
     request: Option<Box<Request>>,
     hresult: Option<u32>,
-    reason: Option<Box<str>>,
-    epid: Option<Box<str>>,
+    reason: Option<Text>,
+    epid: Option<Text>,
     active_clients: Option<u32>,
     attribution: Option<Attribution>,
     candidates: Vec<IpAddr>,

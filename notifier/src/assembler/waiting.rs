@@ -9,13 +9,15 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::Assembler;
+use super::attribution::{bit, bits};
 use super::belief::Why;
 use super::connections::{Connection, Connections, LIFE, Machine, Tick};
 use super::presence::Past;
 use crate::event::{Attribution, Event, Kind as EventKind};
 use crate::line::Mark;
 
-/// Requests that wait at once at most; the oldest is then decided as it is.
+/// Requests that wait at once at most, each a bit of a number; the oldest is then
+/// decided as it is.
 const MAX_WAITING: usize = 64;
 
 /// Connections weighed for one request at most: the newest that asked nothing
@@ -63,6 +65,14 @@ pub(super) struct Pending {
     pub(super) events: Vec<Event>,
     due: Option<Timestamp>,
     due_line: u64,
+    /// Of the candidates.
+    #[serde(skip)]
+    lowest: Tick,
+    #[serde(skip)]
+    highest: Tick,
+    /// The requests, by their places, that one of the candidates may have made, too.
+    #[serde(skip)]
+    mates: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,6 +84,9 @@ pub(super) struct Waiting {
     habits: LruCache<IpAddr, Habit>,
     #[serde(with = "super::saved::remembered")]
     pub(super) homes: LruCache<Machine, Home>,
+    /// Some were asked at no known time, and are due after so many lines.
+    #[serde(skip)]
+    by_line: bool,
     #[serde(skip)]
     pub(super) evicted: u64,
 }
@@ -98,12 +111,28 @@ impl Default for Waiting {
             closing: VecDeque::new(),
             habits: LruCache::new(MAX_REMEMBERED),
             homes: LruCache::new(MAX_REMEMBERED),
+            by_line: false,
             evicted: 0,
         }
     }
 }
 
 impl Waiting {
+    /// Makes anew what is not stored.
+    pub(super) fn restored(mut self) -> Self {
+        self.by_line = self.pending.iter().any(|pending| pending.due.is_none());
+        self.pending.iter_mut().for_each(Pending::restore);
+        for row in 0..self.pending.len() {
+            self.find_mates(row);
+        }
+        self
+    }
+
+    /// Whether any may become due before time goes on.
+    pub(super) fn waits_by_line(&self) -> bool {
+        self.by_line
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }
@@ -120,53 +149,82 @@ impl Waiting {
         self.pending.iter().any(|pending| pending.is_due(now, line))
     }
 
-    /// The requests that there is a reason to weigh, by their places.
-    pub(super) fn affected(&self, why: Why, now: Option<Timestamp>, line: u64) -> Vec<usize> {
+    /// The requests that there is a reason to weigh, by their places, the last first.
+    pub(super) fn affected(
+        &self,
+        why: Why,
+        now: Option<Timestamp>,
+        line: u64,
+        rows: &mut Vec<usize>,
+    ) {
         let reason = |pending: &Pending| match why {
-            Why::Closed(id) => pending.candidates.contains(&id),
+            Why::Closed(id) => pending.may_be(id),
             Why::Due => pending.is_due(now, line),
             Why::Asked | Why::End => true,
         };
-        let mut rows = self.pending.iter().enumerate().rev();
+        rows.clear();
+        let affected = self.pending.iter().enumerate().rev();
         if why == Why::Asked {
-            return rows.next().map(|(row, _)| row).into_iter().collect();
+            rows.extend(affected.map(|(row, _)| row).take(1));
+        } else {
+            let affected = affected.filter(|(_, pending)| reason(pending));
+            rows.extend(affected.map(|(row, _)| row));
         }
-        rows.filter(|(_, pending)| reason(pending))
-            .map(|(row, _)| row)
-            .collect()
     }
 
     /// All that a request has to be weighed against: whoever may be on the same
-    /// connections, directly or by way of others; itself included, in order.
-    pub(super) fn sharing(&self, row: usize) -> Vec<usize> {
-        let mut group = vec![row];
-        let mut next = 0;
-        while let Some(one) = group.get(next).and_then(|row| self.pending.get(*row)) {
-            for (row, other) in self.pending.iter().enumerate() {
-                if !group.contains(&row) && one.shares(other) {
-                    group.push(row);
-                }
-            }
-            next += 1;
+    /// connections, directly or by way of others; itself included.
+    pub(super) fn sharing(&self, row: usize) -> u64 {
+        let (mut together, mut new) = (bit(row), bit(row));
+        while new != 0 {
+            let mates = |row: usize| self.pending.get(row).map_or(0, |pending| pending.mates);
+            let reached = bits(new).fold(0, |reached, row| reached | mates(row));
+            new = reached & !together;
+            together |= new;
         }
-        group.sort_unstable();
-        group
+        together
     }
 
-    /// The requests at these places.
-    pub(super) fn group<'a>(&'a self, rows: &'a [usize]) -> impl Iterator<Item = &'a Pending> {
-        rows.iter().filter_map(|row| self.pending.get(*row))
+    /// The requests of a set.
+    pub(super) fn group(&self, rows: u64) -> impl Iterator<Item = &Pending> {
+        bits(rows).filter_map(|row| self.pending.get(row))
     }
 
     fn add(&mut self, pending: Pending, connections: &mut Connections) {
         connections.claim(&pending.candidates);
+        self.by_line |= pending.due.is_none();
         self.pending.push(pending);
+        self.find_mates(self.pending.len() - 1);
+    }
+
+    /// Notes with whom a request shares connections, after its own became others.
+    fn find_mates(&mut self, row: usize) {
+        let (before, rest) = self.pending.split_at_mut(row);
+        let Some((one, after)) = rest.split_first_mut() else {
+            return;
+        };
+        one.mates = 0;
+        let others = before.iter_mut().enumerate();
+        let others = others.chain((row + 1..).zip(after));
+        for (at, other) in others {
+            if one.shares(other) {
+                one.mates |= bit(at);
+                other.mates |= bit(row);
+            } else {
+                other.mates &= !bit(row);
+            }
+        }
     }
 
     /// Takes a request out. Its candidates are no longer claimed by it.
     pub(super) fn remove(&mut self, at: usize, connections: &mut Connections) -> Pending {
         let pending = self.pending.remove(at);
         connections.unclaim(&pending.candidates);
+        self.by_line &= !self.pending.is_empty();
+        let below = bit(at).wrapping_sub(1);
+        for other in &mut self.pending {
+            other.mates = other.mates & below | other.mates >> 1 & !below;
+        }
         pending
     }
 
@@ -188,14 +246,27 @@ impl Waiting {
 impl Pending {
     /// Whether one connection may have made both.
     fn shares(&self, other: &Self) -> bool {
-        let lowest = |pending: &Self| pending.candidates.iter().min().copied();
         // Those of another time have nothing in common: newest and oldest tell.
-        lowest(self) <= other.candidates.iter().max().copied()
-            && lowest(other) <= self.candidates.iter().max().copied()
-            && self
-                .candidates
-                .iter()
-                .any(|id| other.candidates.contains(id))
+        self.lowest <= other.highest
+            && other.lowest <= self.highest
+            && self.candidates.iter().any(|id| other.may_be(*id))
+    }
+
+    /// Whether this connection may have made it.
+    fn may_be(&self, id: Tick) -> bool {
+        (self.lowest..=self.highest).contains(&id) && self.candidates.contains(&id)
+    }
+
+    /// Takes over who may have asked.
+    fn set_candidates(&mut self, candidates: Vec<Tick>) {
+        self.candidates = candidates;
+        self.restore();
+    }
+
+    /// Makes anew what is not stored.
+    fn restore(&mut self) {
+        self.lowest = self.candidates.iter().copied().min().unwrap_or(Tick::MAX);
+        self.highest = self.candidates.iter().copied().max().unwrap_or(0);
     }
 
     pub(super) fn is_due(&self, now: Option<Timestamp>, line: u64) -> bool {
@@ -211,7 +282,13 @@ impl Assembler {
     pub(super) fn attribute(&mut self, mut event: Event, asked: Asked, out: &mut Vec<Event>) {
         event.attribution = Some(Attribution::Unknown);
         if let Some(id) = self.named(&asked) {
-            self.commit(&mut [event], (id, 1.0), Attribution::Exact, &asked, out);
+            let known = self.commit(
+                std::slice::from_mut(&mut event),
+                (id, 1.0),
+                Attribution::Exact,
+                &asked,
+            );
+            out.extend(known.then_some(event));
             self.release(out);
             return;
         }
@@ -228,22 +305,25 @@ impl Assembler {
             self.now.map(|now| now + PATIENCE),
             self.line + PATIENCE_LINES,
         );
-        let together = self.waiting.pending.iter_mut().find(|pending| {
-            let both = |id: &Tick| pending.candidates.contains(id);
+        let together = self.waiting.pending.iter().position(|pending| {
             asked.machine.is_some()
                 && pending.asked.machine == asked.machine
-                && candidates.iter().any(both)
+                && candidates.iter().any(|id| pending.may_be(*id))
         });
-        match together {
+        let row = together.unwrap_or(self.waiting.pending.len());
+        match self.waiting.pending.get_mut(row) {
             // The same machine on the same connection asks again.
             Some(pending) => {
                 self.connections.unclaim(&pending.candidates);
-                pending.candidates.retain(|id| candidates.contains(id));
+                let mut both = std::mem::take(&mut pending.candidates);
+                both.retain(|id| candidates.contains(id));
+                pending.set_candidates(both);
                 self.connections.claim(&pending.candidates);
                 pending.cut |= cut;
                 pending.events.push(event);
                 pending.end = end;
                 (pending.due, pending.due_line) = (due, due_line);
+                self.waiting.find_mates(row);
             }
             None => {
                 if self.waiting.pending.len() >= MAX_WAITING {
@@ -254,15 +334,19 @@ impl Assembler {
                     self.settle(Why::Due, out);
                 }
                 let events = vec![event];
-                let pending = Pending {
+                let mut pending = Pending {
                     asked,
                     end,
-                    candidates,
+                    candidates: Vec::new(),
                     cut,
                     events,
                     due,
                     due_line,
+                    lowest: 0,
+                    highest: 0,
+                    mates: 0,
                 };
+                pending.set_candidates(candidates);
                 self.waiting.add(pending, &mut self.connections);
             }
         }
@@ -308,7 +392,7 @@ impl Assembler {
         let own = |c: &Connection| {
             c.accepted < asked.begin && (asked.pid.is_none() || c.seen.pid == asked.pid)
         };
-        let (mut fresh, mut spoken) = (Vec::new(), Vec::new());
+        let (mut fresh, mut spoken) = (Vec::with_capacity(MAX_FRESH), Vec::new());
         let mut cut = false;
         for connection in self
             .connections
@@ -372,14 +456,15 @@ impl Assembler {
 
     /// Lets closed connections go that nothing claims any more.
     pub(super) fn release(&mut self, out: &mut Vec<Event>) {
-        if self.waiting.closing.is_empty() {
-            return;
-        }
-        let closing = std::mem::take(&mut self.waiting.closing);
-        for id in closing {
-            if self.is_claimed(id) {
-                self.waiting.closing.push_back(id);
+        let begun = self.blocks.newest();
+        let mut at = 0;
+        while let Some(id) = self.waiting.closing.get(at).copied() {
+            let claimed =
+                begun > Some(id) || self.connections.get(id).is_some_and(Connection::is_claimed);
+            if claimed {
+                at += 1;
             } else {
+                self.waiting.closing.remove(at);
                 self.part(id, out);
             }
         }
@@ -387,10 +472,7 @@ impl Assembler {
 
     fn is_claimed(&self, id: Tick) -> bool {
         self.connections.get(id).is_some_and(Connection::is_claimed)
-            || self
-                .blocks
-                .find(|block| block.begin > id && !block.suspect)
-                .is_some()
+            || self.blocks.newest() > Some(id)
     }
 
     /// Forgets a closed connection; one that asked nothing was a probe.

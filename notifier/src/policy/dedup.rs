@@ -6,7 +6,7 @@
 //! digest only counted it. The window knows keys and times; what the messages
 //! say and when they leave is [`super::outbox`]'s business.
 
-use std::hash::RandomState;
+use std::hash::{Hash, Hasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
@@ -18,33 +18,51 @@ use uuid::Uuid;
 use super::outbox::MessageId;
 use super::rows::{Changed, Row, Table, Unreadable, decode, encode};
 use crate::dedup_store::StoreKey;
-use crate::event::{Attribution, Event, Kind};
+use crate::event::{Attribution, Event, Kind, Text};
 
 /// How many keys are remembered; beyond that the one unused for longest goes,
 /// which at worst repeats a message.
 pub const MAX_KEYS: usize = 4096;
 
 /// What messages are deduplicated by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     about: About,
     who: Who,
     /// Absent where the log does not show it (a relayed request).
-    product: Option<Box<str>>,
+    product: Option<Text>,
+}
+
+impl Hash for Key {
+    /// As little as tells keys apart: one number for who it is about, and the text.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(match &self.who {
+            Who::Address(IpAddr::V4(ip)) => ip.to_bits().into(),
+            Who::Address(IpAddr::V6(ip)) => ip.to_bits(),
+            Who::Machine(id) => id.as_u128(),
+            Who::Workstation(_) | Who::Nobody => 0,
+        });
+        if let Who::Workstation(name) = &self.who {
+            name.hash(state);
+        }
+        if let Some(product) = &self.product {
+            product.hash(state);
+        }
+    }
 }
 
 /// A refusal never mutes an activation, nor the other way round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum About {
     Activation,
     Refusal,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Who {
     Address(IpAddr),
     Machine(Uuid),
-    Workstation(Box<str>),
+    Workstation(Text),
     Nobody,
 }
 
@@ -79,11 +97,7 @@ impl Key {
         };
         // An edition that has no name is still another edition.
         let product = request.and_then(|request| {
-            let id = || {
-                request
-                    .activation_id
-                    .map(|id| id.to_string().into_boxed_str())
-            };
+            let id = || request.activation_id.map(|id| Text::from(id.to_string()));
             request.product.clone().or_else(id)
         });
         Some(Self {

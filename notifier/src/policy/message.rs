@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Attribution, Event, EventId, EventTime, Kind, StatusName};
+use crate::event::{Attribution, Event, EventId, EventTime, Kind, StatusName, Text};
 
 /// How many rows a digest lists; it counts the rest.
 pub const MAX_ROWS: usize = 40;
@@ -67,16 +67,16 @@ pub struct Notice {
     /// Addresses beyond those.
     pub more_candidates: usize,
     /// What the client calls itself. Client-controlled.
-    pub workstation: Option<Box<str>>,
+    pub workstation: Option<Text>,
     /// What was asked for; absent where the log does not show it.
-    pub product: Option<Box<str>>,
+    pub product: Option<Text>,
     /// Licensing status before the request.
     #[serde(with = "crate::event::status_name")]
     pub status: Option<StatusName>,
     /// Refusals: the code.
     pub hresult: Option<u32>,
     /// Refusals: the log's words for it.
-    pub reason: Option<Box<str>>,
+    pub reason: Option<Text>,
     /// Events told by this message: 1, and those that joined while it waited.
     pub count: u64,
     /// Events of the same client and product that were muted since it was last

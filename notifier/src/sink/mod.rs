@@ -6,3 +6,4 @@ pub mod page;
 pub mod slack;
 pub mod state;
 pub mod stdout;
+pub(crate) mod text;

@@ -195,6 +195,11 @@ impl Unwrapper {
         }
     }
 
+    /// Whether the log is plain for good: its lines are its messages.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.state, State::Settled(Form::Plain))
+    }
+
     /// Handles the next line; `each` gets every message that is complete by now.
     pub fn handle_line(&mut self, line: RawLine<'_>, each: &mut impl FnMut(Message<'_>)) {
         self.judge(line.bytes);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use kms_core::text::clean;
 
-use crate::event::{Attribution, Dedup, Event, Kind};
+use crate::event::{Attribution, Dedup, Event, Kind, Text};
 use crate::sink::metrics::Tally;
 
 /// Events of one kind that are remembered, and events shown at a time. Of each
@@ -80,11 +80,11 @@ pub(super) struct Row {
     pub(super) attribution: Option<Attribution>,
     /// How many addresses it may have been, where that is not clear.
     pub(super) candidates: usize,
-    pub(super) workstation: Option<Box<str>>,
-    pub(super) product: Option<Box<str>>,
+    pub(super) workstation: Option<Text>,
+    pub(super) product: Option<Text>,
     pub(super) status: Option<&'static str>,
     pub(super) hresult: Option<u32>,
-    pub(super) reason: Option<Box<str>>,
+    pub(super) reason: Option<Text>,
     pub(super) suspect: bool,
     pub(super) dedup: Option<Dedup>,
 }

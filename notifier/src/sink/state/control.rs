@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 
-use crate::event::Kind;
+use crate::event::{Kind, Text};
 use crate::policy::{DeadLetter, Policy, Selection};
 
 /// Longest request in bytes: a thousand numbers of twenty digits.
@@ -71,9 +71,9 @@ pub struct Letter {
     /// Whose.
     pub ip: Option<IpAddr>,
     /// What the client calls itself.
-    pub workstation: Option<Box<str>>,
+    pub workstation: Option<Text>,
     /// What it asked for.
-    pub product: Option<Box<str>>,
+    pub product: Option<Text>,
 }
 
 impl From<&DeadLetter> for Letter {
@@ -110,7 +110,7 @@ impl fmt::Display for Letter {
             Some(ip) => write!(f, "  {ip}")?,
             None => f.write_str("  -")?,
         }
-        let text = |text: &Option<Box<str>>| text.clone().unwrap_or_else(|| "-".into());
+        let text = |text: &Option<Text>| text.clone().unwrap_or_else(|| "-".into());
         write!(f, "  {}  {}", text(&self.workstation), text(&self.product))?;
         if self.count > 1 {
             write!(f, "  ({} times)", self.count)?;
