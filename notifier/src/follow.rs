@@ -9,6 +9,7 @@ use tokio::sync::mpsc::Sender;
 use crate::assembler::Counters;
 use crate::event::Event;
 use crate::hub::Message;
+use crate::policy::known::MAX_EVENTS;
 use crate::reader::{Reader, Traffic};
 use crate::saved::SavedLog;
 use crate::sink::http::LogState;
@@ -25,8 +26,10 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// is read again after a crash.
 const POSITION_EVERY: Duration = Duration::from_secs(1);
 
-/// A busy log's position is handed over sooner, once so many bytes were read.
-const POSITION_BYTES: u64 = 4 << 20;
+/// A busy log's position is handed over sooner, once so many events were decided:
+/// the policy knows that many again, and as many more for a batch.
+const POSITION_EVENTS: usize = 32_768;
+const _: () = assert!(2 * POSITION_EVENTS <= MAX_EVENTS);
 
 /// What one log brought since its last batch.
 #[derive(Debug)]
@@ -125,20 +128,18 @@ pub struct Follower {
 struct Positions {
     /// What was handed over last, and when.
     last: Option<(Vec<Mark>, Instant)>,
-    /// Bytes read since.
-    bytes: u64,
-    /// Something else was decided since.
-    decided: bool,
+    /// Events decided since.
+    events: usize,
 }
 
 impl Positions {
     fn is_early(&self, now: Instant) -> bool {
         let recent = |(_, at): &(_, Instant)| now.saturating_duration_since(*at) < POSITION_EVERY;
-        self.bytes < POSITION_BYTES && self.last.as_ref().is_some_and(recent)
+        self.events < POSITION_EVENTS && self.last.as_ref().is_some_and(recent)
     }
 
     fn is_news(&self, marks: &[Mark]) -> bool {
-        self.decided || self.last.as_ref().is_none_or(|(last, _)| *last != marks)
+        self.events > 0 || self.last.as_ref().is_none_or(|(last, _)| *last != marks)
     }
 }
 
@@ -188,8 +189,7 @@ impl Follower {
         let mut progress = self.step(Woken::TimedOut, &mut last_line);
         loop {
             let next = self.state(&progress);
-            let position = self.position(&progress, false);
-            if !self.hand_over(&progress, next, next != state, position) {
+            if !self.hand_over(&progress, next, next != state, false) {
                 return;
             }
             state = next;
@@ -222,8 +222,7 @@ impl Follower {
         } else {
             self.reader.finish(self.source.is_child());
         }
-        let position = self.position(&progress, true);
-        self.hand_over(&progress, LogState::Ended, true, position);
+        self.hand_over(&progress, LogState::Ended, true, true);
         self.ends.iter().for_each(Waker::stop);
         // The hub counts the logs that are left; it is gone only after the last.
         let _ = self.hub.blocking_send(Message::LogEnded(self.log));
@@ -258,12 +257,11 @@ impl Follower {
         }
     }
 
-    /// Where the log stands, if that is to be stored now.
-    fn position(&mut self, progress: &Progress, last: bool) -> Option<Vec<u8>> {
+    /// Where the log stands after so many more events, if that is to be stored now.
+    fn position(&mut self, events: usize, last: bool) -> Option<Vec<u8>> {
         let now = Instant::now_here();
         let positions = self.positions.as_mut()?;
-        positions.bytes += progress.read;
-        positions.decided |= self.reader.has_events();
+        positions.events += events;
         if positions.is_early(now) && !last {
             return None;
         }
@@ -282,16 +280,18 @@ impl Follower {
         Some(log.encode())
     }
 
-    /// Sends what there is, if there is anything. Says whether the hub lives.
+    /// Sends what there is, if there is anything; the last batch has a position in any
+    /// case. Says whether the hub lives.
     fn hand_over(
         &mut self,
         progress: &Progress,
         state: LogState,
         changed: bool,
-        position: Option<Vec<u8>>,
+        last: bool,
     ) -> bool {
         let traffic = self.reader.take_traffic();
         let events = self.reader.take_events();
+        let position = self.position(events.len(), last);
         let nothing = progress.read == 0 && events.is_empty() && traffic == Traffic::default();
         if nothing && !changed && position.is_none() {
             return true;

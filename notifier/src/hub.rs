@@ -281,10 +281,10 @@ impl<W: Write> Hub<W> {
         let log = self.metrics.log(&batch.log);
         for event in &mut batch.events {
             self.policy.handle_event(event, now);
-            self.metrics.observe(event);
         }
+        let products = self.metrics.observe(&batch.events);
         if let Some(recent) = &self.recent {
-            recent.observe(&batch.events, product_label, now);
+            recent.observe(&batch.events, &products, now);
         }
         let (mut all, mut unrecognised) = (0, 0);
         for (class, lines) in Class::ALL.iter().zip(batch.counters.lines) {

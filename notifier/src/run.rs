@@ -41,7 +41,7 @@ use kept::Kept;
 pub use kept::dead_letters;
 
 /// Batches on their way to the hub at most. A log whose batch does not fit waits. One
-/// holds the events of up to 1 MiB of log, some 3 MiB of memory.
+/// holds the events of up to 256 KiB of log, less than 1 MiB of memory.
 const INBOX: usize = 1;
 
 /// How long the program waits beyond [`DRAIN`] for its own threads.

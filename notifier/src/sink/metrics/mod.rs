@@ -8,6 +8,7 @@ mod dedup_store;
 mod labels;
 mod reading;
 mod state;
+mod tally;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use kms_core::exposition::Format;
 pub(crate) use labels::Build;
 pub use labels::{Evicted, Outcome, Sink};
 pub use reading::{Delivered, LogReading};
+pub use tally::Tally;
 
 /// Names an event's product for a label: a name of the catalogue, `protected`
 /// for a relayed request, else `unknown`.
@@ -274,51 +276,57 @@ impl Metrics {
         }
     }
 
-    /// Counts an event. One built from suspect lines counts nowhere here; its
-    /// lines do in [`LogMetrics::suspect_lines`].
-    pub fn observe(&self, event: &Event) {
-        if event.suspect {
-            return;
-        }
+    /// Counts events, and says how many of them were activations of which product.
+    /// One built from suspect lines counts nowhere here; its lines do in
+    /// [`LogMetrics::suspect_lines`].
+    pub fn observe(&self, events: &[Event]) -> Tally<&'static str> {
         let inner = &*self.0;
-        if let Some(attribution) = event.attribution {
-            inner.attributions.get_or_create(&attribution.into()).inc();
-        }
-        match event.kind {
-            Kind::Activation => {
-                let product = (inner.product)(event);
-                let status = event.request.as_deref().and_then(|request| request.status);
-                let status = labels::status(status);
-                inner
-                    .activations
-                    .get_or_create(&labels::Activation { product, status })
-                    .inc();
-                if event.dedup == Some(Dedup::Repeat) {
-                    inner
-                        .dedup_skipped
-                        .get_or_create(&labels::Product { product })
-                        .inc();
+        let mut attributions = Tally::default();
+        let mut activations = Tally::default();
+        let mut repeats = Tally::default();
+        let mut refusals = Tally::default();
+        let mut probes = Tally::default();
+        let mut dropped = Tally::default();
+        let mut last_activation = None;
+        for event in events.iter().filter(|event| !event.suspect) {
+            if let Some(attribution) = event.attribution {
+                attributions.add(attribution);
+            }
+            match event.kind {
+                Kind::Activation => {
+                    let product = (inner.product)(event);
+                    let status = event.request.as_deref().and_then(|request| request.status);
+                    let status = labels::status(status);
+                    activations.add(labels::Activation { product, status });
+                    if event.dedup == Some(Dedup::Repeat) {
+                        repeats.add(product);
+                    }
+                    last_activation = event.time.or(last_activation);
                 }
-                if let Some(time) = event.time {
-                    inner.last_activation.set(seconds(time.at));
+                Kind::Refused => {
+                    let product = (inner.product)(event);
+                    let hresult = labels::hresult(event.hresult);
+                    refusals.add(labels::Refusal { product, hresult });
                 }
+                Kind::Probe => probes.add(source(event)),
+                Kind::Dropped => dropped.add(source(event)),
+                Kind::Aborted | Kind::ServerStarted | Kind::ServerStopped => {}
             }
-            Kind::Refused => {
-                let product = (inner.product)(event);
-                let hresult = labels::hresult(event.hresult);
-                inner
-                    .refusals
-                    .get_or_create(&labels::Refusal { product, hresult })
-                    .inc();
-            }
-            Kind::Probe => {
-                inner.probes.get_or_create(&source(event)).inc();
-            }
-            Kind::Dropped => {
-                inner.dropped.get_or_create(&source(event)).inc();
-            }
-            Kind::Aborted | Kind::ServerStarted | Kind::ServerStopped => {}
         }
+        attributions.count(&inner.attributions, |attribution| (*attribution).into());
+        activations.count(&inner.activations, Clone::clone);
+        repeats.count(&inner.dedup_skipped, |product| labels::Product { product });
+        refusals.count(&inner.refusals, Clone::clone);
+        probes.count(&inner.probes, Clone::clone);
+        dropped.count(&inner.dropped, Clone::clone);
+        if let Some(time) = last_activation {
+            inner.last_activation.set(seconds(time.at));
+        }
+        let mut products = Tally::default();
+        for (activation, count) in activations.iter() {
+            products.add_times(activation.product, *count);
+        }
+        products
     }
 
     /// The counters of one log. `name` is the log's name in the configuration,

@@ -29,6 +29,10 @@ fn event(kind: Kind) -> Event {
     Event::new(EventId([0; 16]), "kms".into(), Some(time), kind)
 }
 
+fn observe(metrics: &Metrics, event: &Event) {
+    let _products = metrics.observe(std::slice::from_ref(event));
+}
+
 fn activation(product: Option<&str>, status: Option<&'static str>) -> Event {
     let request = Request {
         product: product.map(Into::into),
@@ -147,34 +151,52 @@ fn what_exists_from_the_start() {
 #[test]
 fn events_are_counted_by_what_they_are() {
     let metrics = metrics();
-    metrics.observe(&activation(Some("Windows 10 Pro"), Some("OOB grace")));
-    metrics.observe(&Event {
-        dedup: Some(Dedup::Repeat),
-        ..activation(Some("Windows 10 Pro"), Some("OOB grace"))
-    });
-    metrics.observe(&Event {
-        dedup: Some(Dedup::Pending),
-        attribution: Some(Attribution::Ambiguous),
-        ..activation(Some("\"} 1\nkms_fake 1"), None)
-    });
-    metrics.observe(&activation(None, None));
+    observe(
+        &metrics,
+        &activation(Some("Windows 10 Pro"), Some("OOB grace")),
+    );
+    observe(
+        &metrics,
+        &Event {
+            dedup: Some(Dedup::Repeat),
+            ..activation(Some("Windows 10 Pro"), Some("OOB grace"))
+        },
+    );
+    observe(
+        &metrics,
+        &Event {
+            dedup: Some(Dedup::Pending),
+            attribution: Some(Attribution::Ambiguous),
+            ..activation(Some("\"} 1\nkms_fake 1"), None)
+        },
+    );
+    observe(&metrics, &activation(None, None));
     for hresult in [Some(0xC004_F042), Some(0xDEAD_BEEF), None] {
-        metrics.observe(&Event {
-            hresult,
-            ..event(Kind::Refused)
-        });
+        observe(
+            &metrics,
+            &Event {
+                hresult,
+                ..event(Kind::Refused)
+            },
+        );
     }
-    metrics.observe(&Event {
-        source: Some("external".into()),
-        ..event(Kind::Probe)
-    });
-    metrics.observe(&event(Kind::Probe));
-    metrics.observe(&Event {
-        source: Some("internal_pod".into()),
-        ..event(Kind::Dropped)
-    });
+    observe(
+        &metrics,
+        &Event {
+            source: Some("external".into()),
+            ..event(Kind::Probe)
+        },
+    );
+    observe(&metrics, &event(Kind::Probe));
+    observe(
+        &metrics,
+        &Event {
+            source: Some("internal_pod".into()),
+            ..event(Kind::Dropped)
+        },
+    );
     for kind in [Kind::Aborted, Kind::ServerStarted, Kind::ServerStopped] {
-        metrics.observe(&event(kind));
+        observe(&metrics, &event(kind));
     }
     insta::assert_snapshot!(samples(&metrics), @r#"
     kms_activations_dedup_skipped_total{product="Windows 10 Pro"} 1
@@ -202,12 +224,15 @@ fn a_suspect_event_counts_nowhere() {
     let metrics = metrics();
     let before = samples(&metrics);
     for kind in [Kind::Activation, Kind::Refused, Kind::Dropped, Kind::Probe] {
-        metrics.observe(&Event {
-            kind,
-            suspect: true,
-            dedup: Some(Dedup::Repeat),
-            ..activation(Some("Windows 10 Pro"), Some("Licensed"))
-        });
+        observe(
+            &metrics,
+            &Event {
+                kind,
+                suspect: true,
+                dedup: Some(Dedup::Repeat),
+                ..activation(Some("Windows 10 Pro"), Some("Licensed"))
+            },
+        );
     }
     assert_eq!(samples(&metrics), before);
     metrics.log(&"kms".into()).suspect_lines(3);
@@ -222,23 +247,38 @@ fn a_suspect_event_counts_nowhere() {
 /// Sets every metric to something.
 fn busy() -> Metrics {
     let metrics = metrics();
-    metrics.observe(&activation(Some("Windows 10 Pro"), Some("Licensed")));
-    metrics.observe(&Event {
-        dedup: Some(Dedup::Repeat),
-        ..activation(Some("Windows 10 Pro"), Some("Notification"))
-    });
-    metrics.observe(&Event {
-        hresult: Some(0x8007_000D),
-        ..event(Kind::Refused)
-    });
-    metrics.observe(&Event {
-        source: Some("external".into()),
-        ..event(Kind::Probe)
-    });
-    metrics.observe(&Event {
-        source: Some("external".into()),
-        ..event(Kind::Dropped)
-    });
+    observe(
+        &metrics,
+        &activation(Some("Windows 10 Pro"), Some("Licensed")),
+    );
+    observe(
+        &metrics,
+        &Event {
+            dedup: Some(Dedup::Repeat),
+            ..activation(Some("Windows 10 Pro"), Some("Notification"))
+        },
+    );
+    observe(
+        &metrics,
+        &Event {
+            hresult: Some(0x8007_000D),
+            ..event(Kind::Refused)
+        },
+    );
+    observe(
+        &metrics,
+        &Event {
+            source: Some("external".into()),
+            ..event(Kind::Probe)
+        },
+    );
+    observe(
+        &metrics,
+        &Event {
+            source: Some("external".into()),
+            ..event(Kind::Dropped)
+        },
+    );
     metrics.evicted(Evicted::DedupKey, 2);
     metrics.notification(Sink::Slack, Outcome::Retried);
     metrics.notification(Sink::Slack, Outcome::Accepted);

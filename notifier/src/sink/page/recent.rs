@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use kms_core::text::clean;
 
 use crate::event::{Attribution, Dedup, Event, Kind, Text};
+use crate::sink::metrics::Tally;
 
 /// Events of one kind that are remembered, and events shown at a time. Of each
 /// kind as many, so that a port scan does not push out the activations.
@@ -105,15 +106,16 @@ impl Recent {
         })))
     }
 
-    /// Remembers events. `product` names one for the table of products, out of a
-    /// closed set.
-    pub fn observe(&self, events: &[Event], product: fn(&Event) -> &'static str, now: Timestamp) {
+    /// Remembers events, and how many of them were activations of which product, out
+    /// of a closed set.
+    pub fn observe(&self, events: &[Event], products: &Tally<&'static str>, now: Timestamp) {
         if events.is_empty() {
             return;
         }
         let mut memory = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for event in events {
-            memory.observe(event, product, now);
+        memory.observe(events, now);
+        for (product, count) in products.iter() {
+            *memory.products.entry(product).or_default() += count;
         }
     }
 
@@ -127,29 +129,45 @@ impl Recent {
 }
 
 impl Memory {
-    fn observe(&mut self, event: &Event, product: fn(&Event) -> &'static str, now: Timestamp) {
-        let at = KINDS.iter().position(|kind| *kind == event.kind);
-        let kept = at.and_then(|at| self.events.get_mut(at));
-        if let Some(kept) = kept {
-            if kept.len() >= MAX_EVENTS {
-                kept.pop_front();
+    fn observe(&mut self, events: &[Event], now: Timestamp) {
+        self.activations.forget_before(now);
+        self.probes.forget_before(now);
+        let place = |event: &Event| KINDS.iter().position(|kind| *kind == event.kind);
+        // Of each kind, how many are still to come: a row that those push out again
+        // is not made.
+        let mut left = [0; KINDS.len()];
+        for at in events.iter().filter_map(place) {
+            if let Some(left) = left.get_mut(at) {
+                *left += 1;
             }
-            kept.push_back(Arc::new(Row::new(event, self.next)));
-            self.next += 1;
         }
+        for event in events {
+            let Some(at) = place(event) else { continue };
+            if let (Some(kept), Some(left)) = (self.events.get_mut(at), left.get_mut(at)) {
+                if *left <= MAX_EVENTS {
+                    if kept.len() >= MAX_EVENTS {
+                        kept.pop_front();
+                    }
+                    kept.push_back(Arc::new(Row::new(event, self.next)));
+                }
+                *left -= 1;
+                self.next += 1;
+            }
+            self.count(event, at, now);
+        }
+    }
+
+    fn count(&mut self, event: &Event, at: usize, now: Timestamp) {
         // What may be forged is shown, and counts nowhere.
         if event.suspect {
             return;
         }
-        if let Some(count) = at.and_then(|at| self.counts.get_mut(at)) {
+        if let Some(count) = self.counts.get_mut(at) {
             *count += 1;
         }
         let time = event.time.map_or(now, |time| time.at);
         match event.kind {
-            Kind::Activation => {
-                self.activations.count(time, now);
-                *self.products.entry(product(event)).or_default() += 1;
-            }
+            Kind::Activation => self.activations.count(time, now),
             Kind::Probe => self.probes.count(time, now),
             _ => {}
         }
@@ -223,7 +241,6 @@ impl Hours {
     fn count(&mut self, time: Timestamp, now: Timestamp) {
         let hour = hour(time.min(now));
         if hour > hour_before_first(now) {
-            self.forget_before(now);
             *self.0.entry(hour).or_default() += 1;
         }
     }

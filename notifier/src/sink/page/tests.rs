@@ -44,7 +44,10 @@ fn rendered(events: &[Event], query: &str) -> String {
         revision: "unknown",
     });
     let recent = Recent::new(at("2026-03-04T08:00:00Z"));
-    recent.observe(events, |_| "Windows 11", at(NOW));
+    let real = events.iter().filter(|event| !event.suspect);
+    let activations = real.filter(|event| event.kind == Kind::Activation);
+    let products = activations.map(|_| "Windows 11").collect();
+    recent.observe(events, &products, at(NOW));
     let page = Page::new(recent);
     page.render(Some(query), &metrics, &Readiness::new([&log]), at(NOW))
         .unwrap()

@@ -49,8 +49,9 @@ pub const MAX_OLD_FILES: usize = 8;
 /// How many rotated files with something to read are held at most.
 const MAX_UNREAD: usize = 32;
 
-/// About how many bytes one step reads at most; it may read one read more.
-const STEP_BYTES: u64 = 1024 * 1024;
+/// About how many bytes one step reads at most; it may read one read more. What was
+/// read and made of it is still in a core's cache when it is handed on.
+const STEP_BYTES: u64 = 256 * 1024;
 
 /// How many closed files are remembered while the reading is behind; beyond that,
 /// a restart reads the oldest again.
@@ -201,7 +202,7 @@ impl Tail {
         Ok(tail)
     }
 
-    /// One step: looks at the path, reads about 1 MiB at most, hands over lines.
+    /// One step: looks at the path, reads about 256 KiB at most, hands over lines.
     /// `now` must not go backwards.
     pub fn poll(&mut self, now: Instant, handler: &mut impl LineHandler) -> Progress {
         self.look(now, handler);
