@@ -211,6 +211,19 @@ impl<'a> Writer<'a> {
         self.bytes(&value.to_le_bytes());
     }
 
+    /// UTF-16 units, little-endian.
+    pub fn units(&mut self, units: &[u16]) {
+        // By pieces that stand on the stack: unit by unit each would be checked for room.
+        let mut room = [0; 128];
+        for part in units.chunks(room.len() / 2) {
+            let (pairs, _) = room.as_chunks_mut();
+            for (pair, unit) in pairs.iter_mut().zip(part) {
+                *pair = unit.to_le_bytes();
+            }
+            self.bytes(room.get(..2 * part.len()).unwrap_or_default());
+        }
+    }
+
     /// A GUID in the Microsoft memory form.
     pub fn guid(&mut self, value: Uuid) {
         self.bytes(&value.to_bytes_le());

@@ -10,6 +10,9 @@ use crate::hresult::HResult;
 /// Any non-zero value is a pointer; this is what Windows writes.
 const REFERENT: u32 = 0x0002_0000;
 
+/// Bytes before a message in NDR64's answers, more than anywhere else.
+const LONGEST_HEAD: usize = 24;
+
 /// Which encoding a context was bound with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Encoding {
@@ -56,6 +59,7 @@ pub fn decode_request(encoding: Encoding, stub: &[u8]) -> Result<&[u8], StubErro
 
 /// Appends a request's stub with this KMS message.
 pub fn encode_request(encoding: Encoding, message: &[u8], out: &mut Vec<u8>) {
+    out.reserve(message.len() + LONGEST_HEAD);
     let mut writer = Writer::new(out);
     write_size(encoding, len(message), &mut writer);
     write_wide(encoding, len(message), &mut writer);
@@ -101,6 +105,40 @@ pub fn encode_response(encoding: Encoding, reply: Reply<'_>, out: &mut Vec<u8>) 
             writer.u32(code.0);
         }
     }
+}
+
+/// Appends a response's stub around what `message` appends, so that the message
+/// needs no buffer of its own. With a code, what it appended is dropped, and it is
+/// a refusal.
+pub fn encode_answer<T>(
+    encoding: Encoding,
+    out: &mut Vec<u8>,
+    message: impl FnOnce(&mut Vec<u8>) -> (T, Option<HResult>),
+) -> T {
+    let start = out.len();
+    // Counts that are not known yet.
+    let mut writer = Writer::new(out);
+    write_size(encoding, 0, &mut writer);
+    write_wide(encoding, REFERENT, &mut writer);
+    let count_at = start + writer.written();
+    write_wide(encoding, 0, &mut writer);
+    let message_at = start + writer.written();
+    let (result, refused) = message(out);
+    if let Some(code) = refused {
+        out.truncate(start);
+        encode_response(encoding, Reply::Refused(code), out);
+        return result;
+    }
+    let count = out.get(message_at..).map_or(0, len).to_le_bytes();
+    for at in [start, count_at] {
+        if let Some(field) = out.get_mut(at..at + count.len()) {
+            field.copy_from_slice(&count);
+        }
+    }
+    let padding = (out.len() - start).next_multiple_of(4) - (out.len() - start);
+    out.resize(out.len() + padding, 0);
+    Writer::new(out).u32(0);
+    result
 }
 
 fn size(encoding: Encoding, reader: &mut Reader<'_>) -> Result<u32, CursorError> {
@@ -198,6 +236,29 @@ mod tests {
         let ndr64 = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x0d\0\x07\x80";
         assert_eq!(response(Encoding::Ndr32, refused), ndr32);
         assert_eq!(response(Encoding::Ndr64, refused), ndr64);
+    }
+
+    #[test]
+    fn an_answer_made_in_place_is_the_one_made_of_its_message() {
+        for encoding in BOTH {
+            for length in 0..9 {
+                let message = vec![7; length];
+                // Alignment counts from the stub's start, wherever that is.
+                let mut out = vec![1; 3];
+                encode_answer(encoding, &mut out, |out| {
+                    out.extend_from_slice(&message);
+                    ((), None)
+                });
+                assert_eq!(out[3..], response(encoding, Reply::Data(&message)));
+                let mut out = vec![1; 3];
+                encode_answer(encoding, &mut out, |out| {
+                    out.extend_from_slice(&message);
+                    ((), Some(HResult(0x8007_000D)))
+                });
+                let refused = Reply::Refused(HResult(0x8007_000D));
+                assert_eq!(out[3..], response(encoding, refused));
+            }
+        }
     }
 
     #[test]

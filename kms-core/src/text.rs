@@ -49,6 +49,30 @@ pub fn clean(bytes: &[u8], max_chars: usize) -> Cow<'_, str> {
     Cow::Owned(shown.take(max_chars).collect())
 }
 
+/// [`clean`] of UTF-16, which need not be right. What is plain ASCII, as nearly
+/// every name is, is put into `room` and takes no allocation.
+pub(crate) fn clean_utf16<'a, const N: usize>(
+    units: &[u16],
+    room: &'a mut [u8; N],
+) -> Cow<'a, str> {
+    let plain = |unit: &u16| {
+        u8::try_from(*unit)
+            .ok()
+            .filter(|byte| matches!(byte, b' '..=b'~'))
+    };
+    if units.len() <= N && units.iter().all(|unit| plain(unit).is_some()) {
+        for (to, byte) in room.iter_mut().zip(units.iter().filter_map(plain)) {
+            *to = byte;
+        }
+        let text = room
+            .get(..units.len())
+            .and_then(|text| str::from_utf8(text).ok());
+        return Cow::Borrowed(text.unwrap_or_default());
+    }
+    let lossy = String::from_utf16_lossy(units);
+    Cow::Owned(clean(lossy.as_bytes(), N).into_owned())
+}
+
 /// Whether a character shows nothing by itself or changes how others are shown:
 /// controls (C0, DEL, C1), Unicode's line separators, bidirectional controls,
 /// everything with the property `Default_Ignorable_Code_Point` (zero-width and
@@ -98,7 +122,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{MARK, clean, is_hidden};
+    use super::{MARK, clean, clean_utf16, is_hidden};
 
     #[test]
     fn what_is_clean_is_borrowed() {
@@ -214,6 +238,19 @@ mod tests {
             let cleaned = clean(&bytes, max);
             prop_assert!(!cleaned.contains(is_hidden));
             prop_assert!(cleaned.chars().count() <= max);
+        }
+
+        #[test]
+        fn utf16_is_cleaned_as_its_text_is(
+            units in prop_oneof![
+                prop::collection::vec(any::<u16>(), 0..=64),
+                prop::collection::vec(0x18_u16..0x82, 0..=64),
+                prop::collection::vec(0x30_u16..0x7b, 0..=64),
+            ],
+        ) {
+            let lossy = String::from_utf16_lossy(&units);
+            let mut room = [0; 64];
+            prop_assert_eq!(clean_utf16(&units, &mut room), clean(lossy.as_bytes(), 64));
         }
 
         #[test]

@@ -16,7 +16,9 @@ use uuid::Uuid;
 
 use crate::catalog::{self, Group};
 use crate::hresult::HResult;
-use crate::message::{BaseRequest, BaseResponse, MAX_EPID_UNITS, MessageError, Version};
+use crate::message::{
+    BaseRequest, BaseResponse, MAX_EPID_UNITS, MessageError, NAME_UNITS, Version,
+};
 use crate::responder::{Exchange, MAX_CLIENTS, MAX_MIN_CLIENTS, Refusal, Verdict};
 use crate::text;
 
@@ -192,7 +194,9 @@ impl<'a> LogWriter<'a> {
             request.previous_client_machine_id,
         );
         self.field("Client request timestamp (UTC)", request.client_time);
-        self.field("Workstation name", request.workstation.cleaned());
+        let mut room = [0; NAME_UNITS];
+        let name = request.workstation.cleaned_in(&mut room);
+        self.field("Workstation name", name);
         self.field("N count policy (minimum clients)", request.min_clients);
     }
 
@@ -206,7 +210,9 @@ impl<'a> LogWriter<'a> {
         let source = text::clean(epid_source.as_bytes(), FREE_TEXT);
         self.marker(format_args!(">>> Sending response, ePID source = {source}"));
         self.field("Protocol version", response.version);
-        self.field("KMS host extended PID", epid(response));
+        let mut room = [0; MAX_EPID_UNITS];
+        let epid = text::clean_utf16(response.epid.units(), &mut room);
+        self.field("KMS host extended PID", epid);
         if let Some(id) = hardware_id {
             let id = u64::from_be_bytes(id);
             self.field("KMS host Hardware ID", format_args!("{id:016X}"));
@@ -220,7 +226,8 @@ impl<'a> LogWriter<'a> {
 
     /// `KMS v6.0 request from PC1.example.org for Windows 10 Enterprise`
     pub fn quiet_request(&mut self, request: &BaseRequest, names: &Names<'_>) {
-        let cleaned = request.workstation.cleaned();
+        let mut room = [0; NAME_UNITS];
+        let cleaned = request.workstation.cleaned_in(&mut room);
         let name = cleaned
             .get(..cleaned.floor_char_boundary(QUIET_NAME_BYTES))
             .unwrap_or(&cleaned);
@@ -240,7 +247,8 @@ impl<'a> LogWriter<'a> {
     /// `Sending ePID (command line): 06401-00206-…`
     pub fn quiet_response(&mut self, response: &BaseResponse, epid_source: &str) {
         let source = text::clean(epid_source.as_bytes(), FREE_TEXT);
-        let epid = epid(response);
+        let mut room = [0; MAX_EPID_UNITS];
+        let epid = text::clean_utf16(response.epid.units(), &mut room);
         self.marker(format_args!("Sending ePID ({source}): {epid}"));
     }
 
@@ -338,23 +346,34 @@ impl<'a> LogWriter<'a> {
     }
 
     fn line(&mut self, text: fmt::Arguments<'_>) {
-        let written = match self.stamp {
-            Some(stamp) => {
-                let (date, time) = (stamp.date(), stamp.time());
-                writeln!(
-                    self.out,
-                    "{:04}-{:02}-{:02} {:02}:{:02}:{:02}: {text}",
-                    date.year(),
-                    date.month(),
-                    date.day(),
-                    time.hour(),
-                    time.minute(),
-                    time.second(),
-                )
-            }
-            None => writeln!(self.out, "{text}"),
-        };
-        written.expect("memory takes what is written to it");
+        if let Some(stamp) = self.stamp {
+            self.stamp(stamp);
+        }
+        writeln!(self.out, "{text}").expect("memory takes what is written to it");
+    }
+
+    /// `2026-03-14 09:26:53: `, digit by digit: `write!` would take longer for it
+    /// than for the rest of most lines.
+    fn stamp(&mut self, stamp: DateTime) {
+        let (date, time) = (stamp.date(), stamp.time());
+        // No clock stands before year 0.
+        let year = date.year().max(0);
+        let fields = [
+            (year / 100, &b""[..]),
+            (year % 100, b""),
+            (date.month().into(), b"-"),
+            (date.day().into(), b"-"),
+            (time.hour().into(), b" "),
+            (time.minute().into(), b":"),
+            (time.second().into(), b":"),
+        ];
+        for (number, before) in fields {
+            let digit = |digit: i16| b'0' + u8::try_from(digit).unwrap_or(0);
+            self.out.extend_from_slice(before);
+            self.out
+                .extend_from_slice(&[digit(number / 10), digit(number % 10)]);
+        }
+        self.out.extend_from_slice(b": ");
     }
 }
 
@@ -385,11 +404,6 @@ fn servers_name(name: &'static str, server_names: &[&'static str]) -> &'static s
         [first, ..] if name.contains('/') => first,
         _ => name,
     }
-}
-
-fn epid(response: &BaseResponse) -> String {
-    let epid = response.epid.to_string();
-    text::clean(epid.as_bytes(), MAX_EPID_UNITS).into_owned()
 }
 
 #[cfg(test)]

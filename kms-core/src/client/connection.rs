@@ -17,6 +17,9 @@ use super::{Association, Bound, ClientError, Event, Offer, Step};
 /// also tells tokio that there is nothing more, which saves the next one.
 const ROOM: usize = 1024;
 
+/// Room for the longest call of KMS, so that its buffer does not grow bit by bit.
+const CALL: usize = 320;
+
 /// What a connection was doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
@@ -124,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             within,
             received: Vec::new(),
             consumed: 0,
-            out: Vec::new(),
+            out: Vec::with_capacity(CALL),
         }
     }
 

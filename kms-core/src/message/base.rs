@@ -1,5 +1,6 @@
 //! The base structures, the same in all protocol versions.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use uuid::Uuid;
@@ -125,9 +126,7 @@ impl BaseRequest {
         writer.u32(self.min_clients);
         writer.u64(self.client_time.0);
         writer.guid(self.previous_client_machine_id);
-        for unit in self.workstation.0 {
-            writer.u16(unit);
-        }
+        writer.units(&self.workstation.0);
     }
 }
 
@@ -198,14 +197,20 @@ impl WorkstationName {
     /// ```
     #[must_use]
     pub fn cleaned(&self) -> String {
-        let lossy = String::from_utf16_lossy(self.units());
-        text::clean(lossy.as_bytes(), NAME_UNITS).into_owned()
+        self.cleaned_in(&mut [0; NAME_UNITS]).into_owned()
+    }
+
+    /// The same; most names take no more than this room.
+    pub(crate) fn cleaned_in<'a>(&self, room: &'a mut [u8; NAME_UNITS]) -> Cow<'a, str> {
+        text::clean_utf16(self.units(), room)
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, CursorError> {
+        let bytes: &[u8; 2 * NAME_UNITS] = reader.array()?;
+        let (pairs, _) = bytes.as_chunks();
         let mut units = [0; NAME_UNITS];
-        for unit in &mut units {
-            *unit = reader.u16()?;
+        for (unit, pair) in units.iter_mut().zip(pairs) {
+            *unit = u16::from_le_bytes(*pair);
         }
         Ok(Self(units))
     }

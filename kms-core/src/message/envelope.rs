@@ -68,11 +68,18 @@ pub fn seal_request(
     out: &mut Vec<u8>,
 ) -> Result<(), MessageError> {
     let protocol = known(request.version)?;
-    let mut base = Vec::with_capacity(REQUEST_REGION_LEN);
-    request.encode(&mut base);
+    out.reserve(request_len(protocol));
+    let start = out.len();
     match protocol {
-        Protocol::V4 => seal_clear(suite, &base, out),
-        Protocol::V5 | Protocol::V6 => seal_region(suite, protocol, iv, base, out),
+        Protocol::V4 => {
+            request.encode(out);
+            seal_clear(suite, start, out);
+        }
+        Protocol::V5 | Protocol::V6 => {
+            let at = begin_region(protocol, iv, out);
+            request.encode(out);
+            seal_region(suite, protocol, iv, at, out);
+        }
     }
     Ok(())
 }
@@ -100,7 +107,11 @@ pub fn open_request(
     match protocol {
         Protocol::V4 => Ok(BaseRequest::decode(open_clear(suite, exact)?)?),
         Protocol::V5 | Protocol::V6 => {
-            let (_, region) = open_region(suite, protocol, exact)?;
+            let mut reader = Reader::new(exact);
+            reader.take(4)?; // the version in clear
+            let iv = reader.array()?;
+            let mut region: [u8; REQUEST_REGION_LEN] = *reader.array()?;
+            suite.decrypt(protocol, iv, &mut region);
             let mut reader = Reader::new(&region);
             let request = BaseRequest::decode(reader.take(BaseRequest::LEN)?)?;
             check_padding(reader)?;
@@ -125,23 +136,27 @@ pub fn seal_response(
     out: &mut Vec<u8>,
 ) -> Result<(), MessageError> {
     let protocol = known(response.version)?;
-    let mut region = Vec::with_capacity(padded(response.wire_len() + 88));
-    response.encode(&mut region);
+    out.reserve(CLEAR_LEN + padded(response.wire_len() + 88));
     if protocol == Protocol::V4 {
-        seal_clear(suite, &region, out);
+        let start = out.len();
+        response.encode(out);
+        seal_clear(suite, start, out);
         return Ok(());
     }
-    let digest = suite.response_check(iv, &region);
-    let hardware_check = suite.hardware_check(&region, hardware_id);
-    region.extend(suite.request_check(request));
-    region.extend(digest);
+    let at = begin_region(protocol, iv, out);
+    response.encode(out);
+    let base = after(out, at);
+    let digest = suite.response_check(iv, base);
+    let hardware_check = suite.hardware_check(base, hardware_id);
+    out.extend_from_slice(&suite.request_check(request));
+    out.extend_from_slice(&digest);
     if protocol == Protocol::V6 {
-        region.extend(hardware_id);
-        region.extend(hardware_check);
-        let tag = suite.integrity_tag(&region);
-        region.extend(tag);
+        out.extend_from_slice(&hardware_id);
+        out.extend_from_slice(&hardware_check);
+        let tag = suite.integrity_tag(after(out, at));
+        out.extend_from_slice(&tag);
     }
-    seal_region(suite, protocol, iv, region, out);
+    seal_region(suite, protocol, iv, at, out);
     Ok(())
 }
 
@@ -205,9 +220,10 @@ fn known(version: Version) -> Result<Protocol, MessageError> {
     version.protocol().ok_or(MessageError::Version(version))
 }
 
-fn seal_clear(suite: &dyn CipherSuite, base: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(base);
-    out.extend(suite.tag(base));
+/// Ends a V4 message whose base structure begins at `start`.
+fn seal_clear(suite: &dyn CipherSuite, start: usize, out: &mut Vec<u8>) {
+    let tag = suite.tag(after(out, start));
+    out.extend_from_slice(&tag);
 }
 
 fn open_clear<'a>(suite: &dyn CipherSuite, message: &'a [u8]) -> Result<&'a [u8], SealError> {
@@ -216,21 +232,27 @@ fn open_clear<'a>(suite: &dyn CipherSuite, message: &'a [u8]) -> Result<&'a [u8]
     Ok(base)
 }
 
+/// Appends what stands before a protected region, and says where that begins.
+fn begin_region(protocol: Protocol, iv: &[u8; BLOCK], out: &mut Vec<u8>) -> usize {
+    let version = Version::from(protocol);
+    out.extend_from_slice(&version.minor.to_le_bytes());
+    out.extend_from_slice(&version.major.to_le_bytes());
+    out.extend_from_slice(iv);
+    out.len()
+}
+
+/// Pads and encrypts, where it is, the region that begins at `at`.
 fn seal_region(
     suite: &dyn CipherSuite,
     protocol: Protocol,
     iv: &[u8; BLOCK],
-    mut region: Vec<u8>,
+    at: usize,
     out: &mut Vec<u8>,
 ) {
-    let len = padded(region.len());
-    region.resize(len, padding_byte(len - region.len()));
-    suite.encrypt(protocol, iv, &mut region);
-    let version = Version::from(protocol);
-    out.extend(version.minor.to_le_bytes());
-    out.extend(version.major.to_le_bytes());
-    out.extend(iv);
-    out.extend(region);
+    let len = out.len() - at;
+    let padding = padded(len) - len;
+    out.resize(out.len() + padding, padding_byte(padding));
+    suite.encrypt(protocol, iv, out.get_mut(at..).unwrap_or_default());
 }
 
 /// The IV and the decrypted region.
@@ -283,6 +305,11 @@ fn check(sent: &[u8], expected: &[u8], error: SealError) -> Result<(), SealError
     } else {
         Err(error)
     }
+}
+
+/// What was appended to a message from `start` on, which was its length then.
+fn after(message: &[u8], start: usize) -> &[u8] {
+    message.get(start..).unwrap_or_default()
 }
 
 /// The first `len` bytes of a region that a reader has already walked over.

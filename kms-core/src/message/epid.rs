@@ -79,9 +79,7 @@ impl Epid {
 
     pub(super) fn encode(&self, writer: &mut Writer<'_>) {
         writer.u32(2 * (u32::from(self.len) + 1));
-        for unit in self.units() {
-            writer.u16(*unit);
-        }
+        writer.units(self.units());
         writer.u16(0);
     }
 }

@@ -256,15 +256,59 @@ impl<'a> Pdu<'a> {
             Body::BindNak(nak) => nak.encode(&mut writer)?,
             Body::Other(_, bytes) => writer.bytes(bytes),
         }
-        let length = writer.written();
-        let frag_length = u16::try_from(length)
-            .ok()
-            .filter(|length| *length <= MAX_FRAGMENT)
-            .ok_or(PduError::TooLong { length })?;
-        if let Some(field) = out.get_mut(start + 8..start + 10) {
-            field.copy_from_slice(&frag_length.to_le_bytes());
-        }
-        Ok(())
+        set_length(out, start)
+    }
+}
+
+/// Appends a whole response with its header to `out`; its results are what `stub`
+/// appends, so that they need no buffer of their own.
+///
+/// # Errors
+/// [`PduError::TooLong`]; `out` is as before then.
+pub fn encode_response<T>(
+    call_id: u32,
+    context_id: u16,
+    out: &mut Vec<u8>,
+    stub: impl FnOnce(&mut Vec<u8>) -> T,
+) -> Result<T, PduError> {
+    let start = out.len();
+    let before = Response {
+        alloc_hint: 0,
+        context_id,
+        cancel_count: 0,
+        stub: &[],
+    };
+    let pdu = Pdu {
+        flags: Flags::WHOLE,
+        call_id,
+        body: Body::Response(before),
+    };
+    pdu.encode(out)?;
+    let stub_at = out.len();
+    let result = stub(out);
+    let alloc_hint = u32::try_from(out.len() - stub_at).unwrap_or(0);
+    patch(out, start + HEADER_LEN, &alloc_hint.to_le_bytes());
+    if let Err(error) = set_length(out, start) {
+        out.truncate(start);
+        return Err(error);
+    }
+    Ok(result)
+}
+
+/// Says in the header at `start` how long the PDU has become.
+fn set_length(out: &mut [u8], start: usize) -> Result<(), PduError> {
+    let length = out.len() - start;
+    let frag_length = u16::try_from(length)
+        .ok()
+        .filter(|length| *length <= MAX_FRAGMENT)
+        .ok_or(PduError::TooLong { length })?;
+    patch(out, start + 8, &frag_length.to_le_bytes());
+    Ok(())
+}
+
+fn patch(out: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(field) = out.get_mut(at..at + bytes.len()) {
+        field.copy_from_slice(bytes);
     }
 }
 

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use crate::pdu::{
     Bind, BindAck, BindNak, Body, ContextAnswer, Fault, Flags, Frame, FrameError, HEADER_LEN,
-    Header, MAX_FRAGMENT, NakReason, PacketType, Pdu, PduError, RejectReason, Request, Response,
-    frame,
+    Header, MAX_FRAGMENT, NakReason, PacketType, Pdu, PduError, RejectReason, Request,
+    encode_response, frame,
 };
-use crate::stub::{self, Encoding, Reply};
+use crate::stub::{self, Encoding};
 
 use super::negotiation::{Spoken, negotiate};
 use super::{Action, Exchange, Host, Outcome, Reason, Step, Verdict};
@@ -17,6 +17,9 @@ use super::{Action, Exchange, Host, Outcome, Reason, Step, Verdict};
 /// How many contexts may be bound at once. One PDU has room for 132; only a
 /// client that goes on and on with alter_context meets this.
 const MAX_CONTEXTS: usize = 256;
+
+/// Room for the longest answer: its buffer grows once.
+const ANSWER: usize = 384;
 
 /// What a connection is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +82,7 @@ struct Partial {
 struct Decision {
     action: Action,
     reason: Reason,
-    exchange: Option<Box<Exchange>>,
+    exchange: Option<Exchange>,
 }
 
 impl Association {
@@ -330,28 +333,24 @@ impl Association {
             Err(reason) => return fault(call_id, context_id, Action::Send, reason, reply),
         };
         let Env { host, now, random } = env;
-        let mut answer = Vec::new();
-        let exchange = host.answer(message, now, random, &mut answer);
-        let (result, reason) = match &exchange.verdict {
-            Verdict::Answered { .. } => (Reply::Data(&answer), Reason::Answered),
-            Verdict::Refused(refusal) => {
-                let code = refusal.hresult();
-                (Reply::Refused(code), Reason::Refused(code))
-            }
+        let answer = |out: &mut Vec<u8>| {
+            let exchange = host.answer(message, now, random, out);
+            let refused = match &exchange.verdict {
+                Verdict::Answered { .. } => None,
+                Verdict::Refused(refusal) => Some(refusal.hresult()),
+            };
+            ((exchange, refused), refused)
         };
-        let mut results = Vec::new();
-        stub::encode_response(encoding, result, &mut results);
-        let response = Response {
-            alloc_hint: u32::try_from(results.len()).unwrap_or(0),
-            context_id,
-            cancel_count: 0,
-            stub: &results,
-        };
-        send(Flags::WHOLE, call_id, Body::Response(response), reply);
+        reply.reserve(ANSWER);
+        let sent = encode_response(call_id, context_id, reply, |out| {
+            stub::encode_answer(encoding, out, answer)
+        });
+        let (exchange, refused) = sent.expect("an answer fits a fragment many times over");
+        let reason = refused.map_or(Reason::Answered, Reason::Refused);
         Decision {
             action: Action::Send,
             reason,
-            exchange: Some(Box::new(exchange)),
+            exchange: Some(exchange),
         }
     }
 }

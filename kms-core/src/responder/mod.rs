@@ -70,6 +70,10 @@ pub use host::{Counting, Host, MAX_MIN_CLIENTS, Policy, Whitelist};
 
 /// What became of the bytes received.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made; a box would be an allocation for each request"
+)]
 pub enum Step {
     /// They are no whole PDU yet.
     NeedMore {
@@ -91,7 +95,7 @@ pub struct Outcome {
     /// Why.
     pub reason: Reason,
     /// The KMS request and what became of it, if there was one.
-    pub exchange: Option<Box<Exchange>>,
+    pub exchange: Option<Exchange>,
 }
 
 /// What the connection's owner has to do.

@@ -179,7 +179,7 @@ impl Connection {
 
     fn ask(&mut self, request: &BaseRequest) -> Exchange {
         let (outcome, _) = self.last(&call(&message(request)));
-        *outcome.exchange.unwrap()
+        outcome.exchange.unwrap()
     }
 }
 

@@ -29,6 +29,10 @@ use crate::vlmcsd_log::LogWriter;
 pub const MAX_WAITING: usize = 8 << 20;
 /// How long a connection waits for a crowded queue before it goes on regardless.
 pub const HOLD_BACK: Duration = Duration::from_secs(1);
+/// How long the writer rests between two writes. The first line after a rest is
+/// written at once; those of a busy time go out together, and whoever writes them
+/// wakes nobody.
+const REST: Duration = Duration::from_millis(5);
 
 /// Where the log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +81,42 @@ struct Queue {
     /// Who wants to know that everything is written.
     finished: Option<oneshot::Sender<()>>,
     stamp: Option<(i64, DateTime)>,
+    writer: Writer,
+}
+
+/// What the writer's thread does, so that it is woken only when it waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Writer {
+    /// It will look at the queue by itself.
+    #[default]
+    Awake,
+    /// It waits until [`REST`] is over, or the queue cannot wait for that.
+    Resting,
+    /// It waits for lines.
+    Waiting,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.reopen_at.is_none() && !self.closed
+    }
+
+    fn can_wait(&self) -> bool {
+        self.waiting.len() <= MAX_WAITING / 2 && self.reopen_at.is_none() && !self.closed
+    }
+
+    /// Whether the writer has to be woken; once it was, it need not be again.
+    fn must_wake(&mut self) -> bool {
+        let must = match self.writer {
+            Writer::Awake => false,
+            Writer::Resting => !self.can_wait(),
+            Writer::Waiting => !self.is_idle(),
+        };
+        if must {
+            self.writer = Writer::Awake;
+        }
+        must
+    }
 }
 
 impl Log {
@@ -136,7 +176,6 @@ impl Log {
         if queue.closed {
             return;
         }
-        let was_empty = queue.waiting.is_empty();
         let before = queue.waiting.len();
         let stamp = self.0.stamp(&mut queue);
         let mut writer = LogWriter::new(&mut queue.waiting, stamp);
@@ -152,10 +191,7 @@ impl Log {
         if queue.waiting.len() > MAX_WAITING / 2 {
             self.0.crowded.store(true, Ordering::Relaxed);
         }
-        drop(queue);
-        if was_empty {
-            self.0.work.notify_one();
-        }
+        self.0.wake(queue);
     }
 
     /// Waits until there is room for what a connection may write next.
@@ -180,8 +216,7 @@ impl Log {
         let mut queue = self.0.lock();
         let here = queue.waiting.len();
         queue.reopen_at.get_or_insert(here);
-        drop(queue);
-        self.0.work.notify_one();
+        self.0.wake(queue);
     }
 
     /// Lines that were lost since the start: no room, or they could not be
@@ -202,8 +237,8 @@ impl Log {
             }
             queue.closed = true;
             queue.finished = Some(finished);
+            self.0.wake(queue);
         }
-        self.0.work.notify_one();
         matches!(timeout(patience, wait).await, Ok(Ok(())))
     }
 }
@@ -212,6 +247,15 @@ impl Shared {
     /// Formatting a line cannot leave the queue in a state worth giving up for.
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the writer if it has to be, with the queue free for it.
+    fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
+        let must = queue.must_wake();
+        drop(queue);
+        if must {
+            self.work.notify_one();
+        }
     }
 
     #[expect(clippy::disallowed_methods, reason = "the log's stamps are an edge")]
@@ -243,20 +287,14 @@ impl Shared {
         };
         // Swapped with the queue, so that neither is allocated again and again.
         let mut batch = Vec::new();
+        let mut rested = true;
         loop {
             batch.clear();
             if batch.capacity() > MAX_WAITING / 8 {
                 batch = Vec::new();
             }
             let (reopen_at, finished) = {
-                let idle = |queue: &mut Queue| {
-                    queue.waiting.is_empty() && queue.reopen_at.is_none() && !queue.closed
-                };
-                let queue = self.lock();
-                let mut queue = self
-                    .work
-                    .wait_while(queue, idle)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut queue = self.next_batch(std::mem::replace(&mut rested, false));
                 std::mem::swap(&mut queue.waiting, &mut batch);
                 self.crowded.store(false, Ordering::Relaxed);
                 let last = queue.closed;
@@ -276,6 +314,26 @@ impl Shared {
                 return;
             }
         }
+    }
+
+    /// Waits until there is something to do and, unless it has `rested` already,
+    /// for [`REST`] first.
+    fn next_batch(&self, rested: bool) -> MutexGuard<'_, Queue> {
+        let mut queue = self.lock();
+        if !rested {
+            queue.writer = Writer::Resting;
+            (queue, _) = self
+                .work
+                .wait_timeout_while(queue, REST, |queue| queue.can_wait())
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        queue.writer = Writer::Waiting;
+        let mut queue = self
+            .work
+            .wait_while(queue, |queue| queue.is_idle())
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.writer = Writer::Awake;
+        queue
     }
 
     fn put(&self, out: &mut Output, lines: &[u8]) {

@@ -30,10 +30,15 @@ struct Inner {
     accept_errors: Counter,
     open: Gauge,
     closed: Family<Why, Counter>,
+    /// The counter in `closed` for every well-behaved connection, found once.
+    closed_by_peer: Counter,
     limited: Family<Why, Counter>,
     untracked: Counter,
     proxied: Family<Why, Counter>,
     pdus: Family<Why, Counter>,
+    /// The counters in `pdus` for what nearly all PDUs are, found once.
+    bound: Counter,
+    answered: Counter,
     log_lost: Counter,
     sources: Gauge<u64, AtomicU64>,
     overloaded: Gauge<u64, AtomicU64>,
@@ -89,16 +94,21 @@ pub struct Snapshot {
 impl Default for Metrics {
     /// All zero, every label value present.
     fn default() -> Self {
+        let closed = family(End::ALL.map(End::as_str));
+        let pdus = family(responder::Reason::LABELS);
         let mut inner = Inner {
             registry: Registry::with_prefix("kms_core"),
             accepted: Counter::default(),
             accept_errors: Counter::default(),
             open: Gauge::default(),
-            closed: family(End::ALL.map(End::as_str)),
+            closed_by_peer: counter(&closed, End::Peer.as_str()),
+            closed,
             limited: family(limits::Reason::ALL.map(limits::Reason::as_str)),
             untracked: Counter::default(),
             proxied: family(ProxyOutcome::ALL.map(ProxyOutcome::as_str)),
-            pdus: family(responder::Reason::LABELS),
+            bound: counter(&pdus, responder::Reason::Bound.label()),
+            answered: counter(&pdus, responder::Reason::Answered.label()),
+            pdus,
             log_lost: Counter::default(),
             sources: Gauge::default(),
             overloaded: Gauge::default(),
@@ -239,6 +249,11 @@ fn family<const N: usize>(reasons: [&'static str; N]) -> Family<Why, Counter> {
     family
 }
 
+/// One of a family's counters, for what is counted too often to be looked up.
+fn counter(family: &Family<Why, Counter>, reason: &'static str) -> Counter {
+    family.get_or_create_owned(&Why { reason })
+}
+
 fn count(family: &Family<Why, Counter>, reason: &'static str) {
     family.get_or_create(&Why { reason }).inc();
 }
@@ -246,7 +261,15 @@ fn count(family: &Family<Why, Counter>, reason: &'static str) {
 impl Metrics {
     /// A PDU was dealt with.
     pub fn pdu(&self, reason: &responder::Reason) {
-        count(&self.0.pdus, reason.label());
+        match reason {
+            responder::Reason::Bound => {
+                self.0.bound.inc();
+            }
+            responder::Reason::Answered => {
+                self.0.answered.inc();
+            }
+            other => count(&self.0.pdus, other.label()),
+        }
     }
 
     /// Shows these upstreams with each scrape.
@@ -323,7 +346,12 @@ impl Metrics {
 
     pub(super) fn closed(&self, end: End) {
         self.0.open.dec();
-        count(&self.0.closed, end.as_str());
+        match end {
+            End::Peer => {
+                self.0.closed_by_peer.inc();
+            }
+            other => count(&self.0.closed, other.as_str()),
+        }
     }
 
     /// The text for a scrape.

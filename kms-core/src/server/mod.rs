@@ -44,6 +44,7 @@ mod listen;
 mod log;
 mod metrics;
 mod proxy;
+mod random;
 mod respond;
 mod service;
 

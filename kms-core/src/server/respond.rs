@@ -23,6 +23,7 @@ use crate::responder::{
 };
 use crate::vlmcsd_log::Detail;
 
+use super::random::Random;
 use super::{Connection, End, Log, Metrics, Service};
 
 /// Bytes read at a time. A request has at most 300.
@@ -76,6 +77,8 @@ struct Shared {
     log: Log,
     metrics: Metrics,
     next_group: AtomicU32,
+    /// Of IVs.
+    random: Random,
 }
 
 impl Responder {
@@ -90,6 +93,7 @@ impl Responder {
             log,
             metrics,
             next_group: AtomicU32::new(u32::from_ne_bytes(start)),
+            random: Random::new(),
         }))
     }
 
@@ -284,7 +288,7 @@ impl Session<'_> {
             let env = Env {
                 host: &self.responder.host,
                 now: now(),
-                random: &mut fill_random,
+                random: &mut |bytes| self.responder.random.fill(bytes),
             };
             let outcome = match self.association.handle(rest, env, &mut self.reply) {
                 Step::NeedMore { .. } => break,

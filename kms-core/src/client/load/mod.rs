@@ -14,6 +14,8 @@
 //!
 //! Requests are sealed before they are timed. Of a connection's answers the first
 //! is opened and checked whole; of the others it is checked that they are answers.
+//! Where each request has a connection, that first one is the first of a place for
+//! connections.
 
 mod record;
 mod run;

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::client::{CallError, ClientError, Connection, connect};
 use crate::hresult::HResult;
 use crate::lab::LabSuite;
-use crate::message::{BaseRequest, MessageError, WorkstationName, envelope};
+use crate::message::{BaseRequest, MessageError, NAME_UNITS, WorkstationName, envelope};
 use crate::stub::{Encoding, Reply};
 
 use super::record::Times;
@@ -149,6 +149,7 @@ impl Load {
                 shared: Arc::clone(shared),
                 index,
                 connection,
+                checked: false,
                 failures: 0,
             };
             tasks.spawn(client.run(start));
@@ -166,14 +167,13 @@ impl Load {
     pub fn report(&self) -> Report {
         let state = self.shared.state();
         let elapsed = state.started.zip(state.last);
-        let open_loop = self.shared.settings.rate.is_some();
         Report {
             opened: self.shared.progress.open(),
             outcomes: state.outcomes.clone(),
             first_failure: state.first_failure.clone(),
             elapsed: elapsed.map_or(Duration::ZERO, |(start, last)| last - start),
             latency: state.latency.sum_up(),
-            from_sending: state.from_sending.sum_up().filter(|_| open_loop),
+            from_sending: state.from_sending.sum_up(),
         }
     }
 }
@@ -210,7 +210,6 @@ impl Shared {
         Ok(Open {
             connection,
             encoding,
-            checked: false,
         })
     }
 
@@ -233,7 +232,9 @@ impl Shared {
         match said {
             Ok(said) => {
                 state.latency.record(now - due);
-                state.from_sending.record(now - sent);
+                if self.settings.rate.is_some() {
+                    state.from_sending.record(now - sent);
+                }
                 match said {
                     Said::Answered => state.outcomes.answered += 1,
                     Said::Refused(code) => state.outcomes.refuse(code),
@@ -281,8 +282,6 @@ impl State {
 struct Open {
     connection: Connection<TcpStream>,
     encoding: Encoding,
-    /// Whether an answer on it was opened and checked whole.
-    checked: bool,
 }
 
 /// One of the connections, or of the places for them.
@@ -290,6 +289,9 @@ struct Client {
     shared: Arc<Shared>,
     index: usize,
     connection: Option<Open>,
+    /// Whether an answer was opened and checked whole: on this connection or, where
+    /// each has one request, on any.
+    checked: bool,
     /// To connect, in a row.
     failures: u32,
 }
@@ -328,14 +330,18 @@ impl Client {
     async fn ask(&mut self, machine: &Machine) -> Result<Said, Silent> {
         let open = match &mut self.connection {
             Some(open) => open,
-            none => none.insert(self.shared.open(self.index).await?),
+            none => {
+                let open = self.shared.open(self.index).await?;
+                self.checked &= self.shared.settings.reconnect;
+                none.insert(open)
+            }
         };
         let reply = open.connection.call(open.encoding, &machine.message);
         let message = match reply.await? {
             Reply::Data(message) => message,
             Reply::Refused(code) => return Ok(Said::Refused(code)),
         };
-        if open.checked {
+        if self.checked {
             let (asked, answered) = (
                 envelope::protocol(&machine.message)?,
                 envelope::protocol(message)?,
@@ -347,7 +353,7 @@ impl Client {
             };
         }
         envelope::open_response(&LabSuite, &machine.message, message)?;
-        open.checked = true;
+        self.checked = true;
         Ok(Said::Answered)
     }
 
@@ -420,8 +426,19 @@ impl Machine {
 
 /// `PC1-17`; a name too long for that stays as it is.
 fn numbered(name: WorkstationName, number: u64) -> WorkstationName {
-    let text = format!("{}-{number}", String::from_utf16_lossy(name.units()));
-    text.parse().unwrap_or(name)
+    let start = name.units().len();
+    let suffix = format!("-{number}");
+    let mut units = name.0;
+    match units.get_mut(start..start + suffix.len()) {
+        // A NUL follows.
+        Some(room) if start + suffix.len() < NAME_UNITS => {
+            for (to, byte) in room.iter_mut().zip(suffix.bytes()) {
+                *to = byte.into();
+            }
+            WorkstationName(units)
+        }
+        _ => name,
+    }
 }
 
 fn number(index: usize) -> u64 {
