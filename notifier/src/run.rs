@@ -41,8 +41,9 @@ use kept::Kept;
 pub use kept::dead_letters;
 
 /// Batches on their way to the hub at most. A log whose batch does not fit waits. One
-/// holds the events of up to 256 KiB of log, less than 1 MiB of memory.
-const INBOX: usize = 1;
+/// holds the events of up to 256 KiB of log, less than 1 MiB of memory; with several,
+/// neither side waits for the other to be given a core.
+const INBOX: usize = 4;
 
 /// How long the program waits beyond [`DRAIN`] for its own threads.
 const GRACE: Duration = Duration::from_secs(2);
