@@ -210,7 +210,10 @@ impl Row {
     fn new(event: &Event, number: u64) -> Self {
         let request = event.request.as_deref();
         // Clean since the event was made; here for the bound.
-        let text = |text: &str| clean(text.as_bytes(), MAX_TEXT).into();
+        let text = |text: &Text| match text.len() {
+            ..=MAX_TEXT => text.clone(),
+            _ => clean(text.as_bytes(), MAX_TEXT).into(),
+        };
         Self {
             number,
             kind: event.kind,
@@ -220,11 +223,11 @@ impl Row {
             source: event.source.clone(),
             attribution: event.attribution,
             candidates: event.candidates.len(),
-            workstation: request.and_then(|r| r.workstation.as_deref()).map(text),
-            product: request.and_then(|r| r.product.as_deref()).map(text),
+            workstation: request.and_then(|r| r.workstation.as_ref()).map(text),
+            product: request.and_then(|r| r.product.as_ref()).map(text),
             status: request.and_then(|r| r.status),
             hresult: event.hresult,
-            reason: event.reason.as_deref().map(text),
+            reason: event.reason.as_ref().map(text),
             suspect: event.suspect,
             dedup: event.dedup,
         }
