@@ -9,20 +9,20 @@ use kms_core::pdu::{Body, Flags, Pdu, Request};
 use kms_core::stub::{Encoding, encode_request};
 use uuid::{Uuid, uuid};
 
-pub const PROTOCOLS: [(Protocol, &str); 3] = [
+pub(crate) const PROTOCOLS: [(Protocol, &str); 3] = [
     (Protocol::V4, "v4"),
     (Protocol::V5, "v5"),
     (Protocol::V6, "v6"),
 ];
-pub const IV: [u8; 16] = [9; 16];
+pub(crate) const IV: [u8; 16] = [9; 16];
 /// The context id of NDR64, as Windows has it.
 const NDR64_CONTEXT: u16 = 1;
 
-pub fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     Timestamp::UNIX_EPOCH
 }
 
-pub fn request(protocol: Protocol) -> BaseRequest {
+pub(crate) fn request(protocol: Protocol) -> BaseRequest {
     BaseRequest {
         version: protocol.into(),
         virtual_machine: 0,
@@ -40,21 +40,21 @@ pub fn request(protocol: Protocol) -> BaseRequest {
 }
 
 /// The message, sealed.
-pub fn message(request: &BaseRequest) -> Vec<u8> {
+pub(crate) fn message(request: &BaseRequest) -> Vec<u8> {
     let mut out = Vec::new();
     envelope::seal_request(&LabSuite, request, &IV, &mut out).expect("the version is known");
     out
 }
 
 /// The bind that Windows sends.
-pub fn bind() -> Vec<u8> {
+pub(crate) fn bind() -> Vec<u8> {
     let mut out = Vec::new();
     Association::new().bind(Offer::default(), &mut out);
     out
 }
 
 /// The whole call, from a message to the bytes on the wire.
-pub fn call(message: &[u8], stub: &mut Vec<u8>, out: &mut Vec<u8>) {
+pub(crate) fn call(message: &[u8], stub: &mut Vec<u8>, out: &mut Vec<u8>) {
     encode_request(Encoding::Ndr64, message, stub);
     let request = Request {
         alloc_hint: 0,

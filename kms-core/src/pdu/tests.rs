@@ -491,3 +491,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_response_made_in_place_is_the_one_made_of_its_stub() {
+    let stub = [7; 61];
+    let whole = bytes(&Pdu {
+        flags: Flags::WHOLE,
+        call_id: 9,
+        body: Body::Response(Response {
+            alloc_hint: 61,
+            context_id: 1,
+            cancel_count: 0,
+            stub: &stub,
+        }),
+    });
+    // Behind an answer that waits to be sent.
+    let mut out = vec![1; 5];
+    let made = encode_response(9, 1, &mut out, |out| out.extend_from_slice(&stub));
+    assert_eq!(made, Ok(()));
+    assert_eq!(out[..5], [1; 5]);
+    assert_eq!(out[5..], whole);
+}
+
+#[test]
+fn a_response_made_in_place_that_is_too_long_leaves_nothing() {
+    let mut out = vec![1; 5];
+    let made = encode_response(9, 1, &mut out, |out| out.extend_from_slice(&[7; 5840]));
+    assert_eq!(made, Err(PduError::TooLong { length: 5864 }));
+    assert_eq!(out, [1; 5]);
+}

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustix::io::Errno;
-use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -106,9 +105,6 @@ impl Front {
     ) {
         let mut loops = JoinSet::new();
         for listener in listeners {
-            // Connections inherit it, so none needs a call of its own. Not all kernels
-            // have it; without it answers are late, not wrong.
-            let _ = SockRef::from(&listener).set_tcp_nodelay(true);
             loops.spawn(self.clone().accept(listener, service.clone()));
         }
         loops.spawn(self.clone().report());
@@ -312,6 +308,8 @@ impl Front {
 
     async fn served<S: Service>(self, connection: Connection, place: Place, service: S) {
         let mut visit = Visit::begin(self.0.clone(), &connection, place);
+        // Not all kernels have it; without it answers are late, not wrong.
+        let _ = connection.stream.set_nodelay(true);
         visit.end = service.serve(connection).await;
     }
 

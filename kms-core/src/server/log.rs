@@ -301,6 +301,11 @@ impl Shared {
                 (queue.reopen_at.take(), last.then(|| queue.finished.take()))
             };
             self.taken.notify_waiters();
+            // Without a word from whoever renamed it nobody knows which lines were first;
+            // with one, those before it belong into the old file.
+            if reopen_at.is_none() && !batch.is_empty() && out.is_renamed() {
+                out.reopen();
+            }
             let (old, new) = batch.split_at(reopen_at.unwrap_or(batch.len()).min(batch.len()));
             self.put(&mut out, old);
             if reopen_at.is_some() {
@@ -368,9 +373,6 @@ impl Output {
     fn write(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
         if lines.is_empty() {
             return Ok(());
-        }
-        if self.is_renamed() {
-            self.reopen();
         }
         if self.torn {
             // What was cut must not become the beginning of another line.
@@ -490,6 +492,39 @@ mod tests {
         assert!(log.finish(Duration::from_secs(60)).await);
         writer.join().unwrap();
         assert_eq!(log.lost(), 0);
+    }
+
+    /// What happens to the queue, and whether that wakes a writer that does this.
+    fn wakes(writer: Writer, happens: impl FnOnce(&mut Queue)) -> bool {
+        let mut queue = Queue {
+            writer,
+            ..Queue::default()
+        };
+        happens(&mut queue);
+        let woken = queue.must_wake();
+        // Whoever comes next need not wake it again.
+        assert!(!woken || !queue.must_wake());
+        woken
+    }
+
+    #[test]
+    fn a_line_wakes_a_writer_that_waits_and_no_other() {
+        let line = |queue: &mut Queue| queue.waiting.extend(b"line\n");
+        assert!(wakes(Writer::Waiting, line));
+        assert!(!wakes(Writer::Resting, line));
+        assert!(!wakes(Writer::Awake, line));
+    }
+
+    #[test]
+    fn a_rest_ends_for_what_cannot_wait() {
+        let crowd = |queue: &mut Queue| queue.waiting.resize(MAX_WAITING / 2 + 1, b'\n');
+        let reopen = |queue: &mut Queue| queue.reopen_at = Some(0);
+        let close = |queue: &mut Queue| queue.closed = true;
+        for writer in [Writer::Resting, Writer::Waiting] {
+            assert!(wakes(writer, crowd));
+            assert!(wakes(writer, reopen));
+            assert!(wakes(writer, close));
+        }
     }
 
     #[test]
