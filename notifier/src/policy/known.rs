@@ -11,9 +11,8 @@ use std::sync::Arc;
 use super::rows::{Changed, Row, Table, Unreadable, decode, encode};
 use crate::event::{Dedup, EventId};
 
-/// Events remembered for one log at most. A position is stored every few MiB of
-/// log, which hold fewer requests than this; an event beyond it may be told
-/// twice after a crash.
+/// Events remembered for one log at most. A position is stored after fewer events
+/// than this; one beyond it may be told twice after a crash.
 pub const MAX_EVENTS: usize = 65_536;
 
 #[derive(Debug, Default)]
