@@ -332,6 +332,25 @@ pub(crate) fn field(text: &[u8]) -> Option<(Label, &[u8])> {
     Some((self::label(label)?, rest.strip_prefix(b": ")?))
 }
 
+/// What stands before the first LF; none where there is none.
+#[inline]
+pub(crate) fn up_to_lf(text: &[u8]) -> Option<&[u8]> {
+    // Values are short: to ask sixteen bytes at a time is less than a call of memchr.
+    let (chunks, tail) = text.as_chunks::<16>();
+    let mut before = 0;
+    for chunk in chunks.iter().take(4) {
+        let found = chunk.map(|byte| if byte == b'\n' { 0xff } else { 0 });
+        let found = u128::from_le_bytes(found);
+        if found != 0 {
+            return text.get(..before + found.trailing_zeros() as usize / 8);
+        }
+        before += chunk.len();
+    }
+    let rest = text.get(before..).unwrap_or(tail);
+    let at = memchr::memchr(b'\n', rest)?;
+    text.get(..before + at)
+}
+
 /// What is no line of a block.
 #[inline(never)]
 fn other_kind(text: &[u8]) -> Kind<'_> {

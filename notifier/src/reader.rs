@@ -6,7 +6,7 @@ use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Deserialize;
 
-use crate::assembler::{self, Assembler, Counters, Input};
+use crate::assembler::{self, Ahead, Assembler, Counters, Input};
 use crate::event::{Event, EventId, IdMaker};
 use crate::saved::{MAX_UNFINISHED, Unfinished};
 use crate::source::container::{Form, Format, Message, Stamp, Unwrapper};
@@ -259,6 +259,26 @@ impl LineHandler for Reader {
                 }
             }
             _ => self.line_of(generation, line),
+        }
+    }
+
+    #[inline]
+    fn lines(&mut self, generation: u32, offset: u64, ahead: &[u8]) -> usize {
+        match self.generations.last() {
+            Some((number, newest)) if *number == generation && newest.is_plain() => {
+                let Some(ids) = &newest.ids else { return 0 };
+                let ahead = Ahead {
+                    bytes: ahead,
+                    offset,
+                    max_line: self.max_line,
+                    ids,
+                    read_at: self.now,
+                };
+                let taken = self.assembler.handle_ahead(&ahead, &mut self.events);
+                self.traffic.lines += taken.lines;
+                taken.bytes
+            }
+            _ => 0,
         }
     }
 

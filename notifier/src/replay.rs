@@ -246,8 +246,7 @@ pub(crate) fn feed(
             .read_from(&mut input)
             .map_err(unreadable)?
             .is_empty();
-        while let Some(line) = splitter.next_line() {
-            reader.line(generation, line);
+        while splitter.hand_over(generation, reader) {
             // At once, while they are at hand.
             if reader.has_events() {
                 each(reader)?;

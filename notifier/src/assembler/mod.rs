@@ -19,6 +19,7 @@ mod forgery;
 mod names;
 mod presence;
 mod requests;
+mod run;
 mod saved;
 mod table;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use requests::words;
 use trace::Traces;
 use waiting::Waiting;
 
+pub use run::Ahead;
 pub use saved::VERSION;
 pub use trace::Trace;
 
@@ -162,8 +164,8 @@ impl Assembler {
         // that one began.
         if let Some((prefix, text)) = input.text.split_first_chunk()
             && *prefix == self.here.prefix
-            && self.window.is_none()
             && !input.unwrapped
+            && self.leaves_name(input.text, input.pid, out)
         {
             if self.waiting.waits_by_line() {
                 self.advance(self.here.time.map(|time| time.at), out);

@@ -126,6 +126,12 @@ impl Window {
         Some(foreign || matches!(line.kind, Kind::Unrecognised))
     }
 
+    /// Whether a line of that process surely follows a verbose name, and none before
+    /// it may be part of it: then there is nothing to judge.
+    pub(super) fn ends_with(&self, text: &[u8], pid: Option<u32>) -> bool {
+        !self.quiet && self.parked.is_empty() && pid == self.pid && units(text) >= self.left
+    }
+
     /// Judges the lines after a verbose name by the first line that is surely
     /// real. `counts` is whether that line is a client count which only this
     /// block awaits, `answers` whether it is one that only comes when this block

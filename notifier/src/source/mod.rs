@@ -53,6 +53,12 @@ pub trait LineHandler {
     fn opened(&mut self, opened: Opened<'_>);
     /// One line of an opened generation.
     fn line(&mut self, generation: u32, line: RawLine<'_>);
+    /// What follows that line, from this offset on: lines with their LF, perhaps a
+    /// last one that is not whole. It may take the first of them at once, and says
+    /// how many bytes they have; the others come by [`Self::line`].
+    fn lines(&mut self, _generation: u32, _offset: u64, _ahead: &[u8]) -> usize {
+        0
+    }
     /// No more lines of this generation.
     fn closed(&mut self, closed: Closed);
     /// The log was rotated; the generation that begins is told by `opened`.

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 
 use memchr::memchr;
 
-use super::RawLine;
+use super::{LineHandler, RawLine};
 
 /// How many bytes before its position a splitter remembers.
 pub(super) const TRAIL_SIZE: usize = 1024;
@@ -18,8 +18,8 @@ pub(super) const TRAIL_SIZE: usize = 1024;
 /// Cuts a stream of bytes into lines at LF (0x0A, nothing else: CR is content).
 ///
 /// Fill it with [`read_from`](Self::read_from) or [`push`](Self::push), then take
-/// lines with [`next_line`](Self::next_line) until it gives `None`. Drained like
-/// that, it holds at most the line bound, one fill and the trail.
+/// lines with [`next_line`](Self::next_line) until it gives `None`, or have them
+/// handed over with [`hand_over`](Self::hand_over). Drained like that, it holds at most the line bound, one fill and the trail.
 ///
 /// ```
 /// # use notifier::source::splitter::LineSplitter;
@@ -111,6 +111,22 @@ impl LineSplitter {
         };
         let length = self.searched + at;
         Some(self.take_line(length, 1))
+    }
+
+    /// Hands the next complete line over, and with it what the handler takes along.
+    /// False if there is none.
+    #[inline]
+    pub fn hand_over(&mut self, generation: u32, handler: &mut impl LineHandler) -> bool {
+        let Some(line) = self.next_line() else {
+            return false;
+        };
+        handler.line(generation, line);
+        let ahead = self.held(self.start, self.end);
+        let taken = handler.lines(generation, self.offset, ahead);
+        debug_assert!(taken == 0 || ahead.get(taken - 1) == Some(&b'\n'));
+        self.start += taken;
+        self.offset += taken as u64;
+        true
     }
 
     /// The last line if it has no LF, once the stream has ended and

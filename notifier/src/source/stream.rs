@@ -115,9 +115,7 @@ impl Stream {
                 self.open(handler);
                 read = chunk.len() as u64;
                 self.splitter.push(&chunk);
-                while let Some(line) = self.splitter.next_line() {
-                    handler.line(GENERATION, line);
-                }
+                while self.splitter.hand_over(GENERATION, handler) {}
                 if let Some(drain) = &mut self.drain {
                     drain.last_data = now;
                 }

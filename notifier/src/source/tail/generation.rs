@@ -343,9 +343,7 @@ impl Generation {
             let head = head.take().unwrap_or_else(|| passed_over.bytes.into());
             self.announce(self.splitter.position(), Some(&head), handler);
         }
-        while let Some(line) = self.splitter.next_line() {
-            handler.line(self.number, line);
-        }
+        while self.splitter.hand_over(self.number, handler) {}
     }
 
     fn announce(&mut self, start: u64, head: Option<&[u8]>, handler: &mut impl LineHandler) {

@@ -170,9 +170,7 @@ impl Packed {
                     }));
                 }
             }
-            while let Some(line) = self.splitter.next_line() {
-                handler.line(self.number, line);
-            }
+            while self.splitter.hand_over(self.number, handler) {}
         }
         Reading::AtEnd
     }
