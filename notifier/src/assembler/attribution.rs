@@ -108,8 +108,8 @@ static ANSWERED: Powers = Powers::of(0.94);
 static UNASKED: Powers = Powers::of(0.985);
 
 /// Rows of belief: for each request (or several of one machine) that waits, what
-/// speaks for each connection, first as a weight and in the end as a share.
-/// A cell is (column, weight), each column once in a row.
+/// speaks for each connection, first as odds (how much more it would ask than not)
+/// and in the end as a share. A cell is (column, odds), each column once in a row.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     cells: Vec<(usize, f64)>,
@@ -124,8 +124,8 @@ impl Rows {
     }
 
     /// Adds a cell to the row that is being made.
-    pub(super) fn push(&mut self, column: usize, weight: f64) {
-        self.cells.push((column, weight));
+    pub(super) fn push(&mut self, column: usize, odds: f64) {
+        self.cells.push((column, odds));
     }
 
     /// The row that is being made is whole.
@@ -164,18 +164,13 @@ pub(super) struct Weigher {
 }
 
 impl Weigher {
-    /// Turns weights into shares of belief; what is missing to 1 is `unseen`.
-    /// There are at most 64 rows.
+    /// Turns odds into shares of belief; what is missing to 1 is `unseen`.
+    /// There are at most 64 rows, and so many columns.
     ///
-    /// `idle` has, for every column, the weight of its asking nothing at all. Each
-    /// row belongs to one column or to none that is seen, each column to one row or
-    /// to none: a share is the weight of all such assignments with that pair, out of
-    /// all. Rows that share no column are weighed apart.
-    pub(super) fn weigh(&mut self, rows: &mut Rows, idle: &[f64], unseen: f64) {
-        for (column, weight) in &mut rows.cells {
-            // Only how much more a column would ask than not matters.
-            *weight /= at(idle, *column);
-        }
+    /// Each row belongs to one column or to none that is seen, each column to one
+    /// row or to none: a share is the weight of all such assignments with that pair,
+    /// out of all. Rows that share no column are weighed apart.
+    pub(super) fn weigh(&mut self, rows: &mut Rows, columns: usize, unseen: f64) {
         if rows.len() == 1 {
             let sum = unseen + rows.cells.iter().map(|(_, odds)| odds).sum::<f64>();
             for (_, odds) in &mut rows.cells {
@@ -184,7 +179,7 @@ impl Weigher {
             return;
         }
         self.rows_of.clear();
-        self.rows_of.resize(idle.len(), 0);
+        self.rows_of.resize(columns, 0);
         for row in 0..rows.len() {
             for (column, _) in rows.row(row) {
                 if let Some(of) = self.rows_of.get_mut(*column) {
@@ -199,9 +194,9 @@ impl Weigher {
             self.group.clear();
             self.group.extend(bits(together));
             if self.group.len() <= MAX_COUNTED {
-                self.counting.weigh(rows, &self.group, idle.len(), unseen);
+                self.counting.weigh(rows, &self.group, columns, unseen);
             } else {
-                self.balancing.weigh(rows, &self.group, idle.len(), unseen);
+                self.balancing.weigh(rows, &self.group, columns, unseen);
             }
         }
     }
@@ -515,11 +510,11 @@ mod tests {
         let mut flat = Rows::default();
         for row in rows {
             for (column, weight) in row {
-                flat.push(*column, *weight);
+                flat.push(*column, *weight / idle[*column]);
             }
             flat.end_row();
         }
-        Weigher::default().weigh(&mut flat, idle, unseen);
+        Weigher::default().weigh(&mut flat, idle.len(), unseen);
         (0..rows.len()).map(|row| flat.row(row).to_vec()).collect()
     }
 

@@ -66,7 +66,6 @@ fn seconds((from, from_nanos): Moment, (to, to_nanos): Moment) -> i64 {
 #[derive(Debug, Default)]
 pub(super) struct Scales {
     rows: Rows,
-    idle: Vec<f64>,
     weigher: Weigher,
     /// By column: what its address comes to in the row that is looked at.
     sums: Vec<f64>,
@@ -172,7 +171,7 @@ impl Assembler {
                 }
                 if let Some(column) = columns.get(next) {
                     let weight = self.weight(column, pending, begun, home);
-                    scales.rows.push(next, weight);
+                    scales.rows.push(next, weight / column.idle);
                 }
                 next += 1;
             }
@@ -183,9 +182,9 @@ impl Assembler {
         } else {
             weigh::UNSEEN_LATE
         };
-        scales.idle.clear();
-        scales.idle.extend(columns.iter().map(|column| column.idle));
-        scales.weigher.weigh(&mut scales.rows, &scales.idle, unseen);
+        scales
+            .weigher
+            .weigh(&mut scales.rows, columns.len(), unseen);
         scales.sums.clear();
         scales.sums.resize(columns.len(), -1.0);
         let (rows, sums) = (&scales.rows, &mut scales.sums);

@@ -95,7 +95,12 @@ impl Assembler {
     /// Whether no name is begun that this line may be part of. One that ends with
     /// it is over.
     #[inline]
-    pub(super) fn leaves_name(&mut self, text: &[u8], pid: Option<u32>, out: &mut Vec<Event>) -> bool {
+    pub(super) fn leaves_name(
+        &mut self,
+        text: &[u8],
+        pid: Option<u32>,
+        out: &mut Vec<Event>,
+    ) -> bool {
         let Some(window) = &self.window else {
             return true;
         };
