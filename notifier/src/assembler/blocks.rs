@@ -23,6 +23,9 @@ const MAX_OPEN: usize = 256;
 /// A workstation name has 64 UTF-16 units, 65 with vlmcsd's quirks (kms-wire.md 8.4).
 pub(super) const NAME_UNITS: usize = 65;
 
+/// What a client without a previous id sends, as printed.
+const NO_MACHINE: &[u8] = b"00000000-0000-0000-0000-000000000000";
+
 /// The lines of a request block, in order (kms-wire.md 7.5).
 const ASKING: [Label; 12] = [
     Label::Protocol,
@@ -199,44 +202,72 @@ impl Block {
         if answering && self.stage == Stage::Waiting {
             self.set_stage(Stage::Answering(0));
         }
-        let index = |labels: &[Label], next: usize| match labels.get(next) {
-            Some(expected) if *expected == label => Some(next),
-            _ => labels.iter().position(|known| *known == label),
+        let labels: &[Label] = match self.stage {
+            Stage::Asking(_) | Stage::Waiting => &ASKING,
+            Stage::Answering(_) => &ANSWERING,
         };
-        match self.stage {
-            Stage::Asking(_) | Stage::Waiting => {
-                self.set_request(label, value, values);
-                // They are asked for in the order in which labels are told.
-                if let Some(at) = index(&ASKING, label as usize) {
-                    let whole = at + 1 == ASKING.len();
-                    self.set_stage(if whole {
-                        Stage::Waiting
-                    } else {
-                        Stage::Asking(at + 1)
-                    });
-                }
+        let at = labels.iter().position(|known| *known == label);
+        self.take_at(at, label, value, values)
+    }
+
+    /// Takes the line that it waits for, which is surely the server's.
+    #[inline]
+    fn take_awaited(&mut self, label: Label, value: &[u8], values: &mut Values) -> bool {
+        (self.last_suspect, self.suspect) = (false, false);
+        let at = match self.stage {
+            Stage::Asking(next) => next,
+            // Without a hardware id, the one after.
+            Stage::Answering(next) if ANSWERING.get(next) != Some(&label) => next + 1,
+            Stage::Answering(next) => next,
+            Stage::Waiting => return false,
+        };
+        self.take_at(Some(at), label, value, values)
+    }
+
+    /// Takes a line that stands at this place of what it is writing.
+    #[inline]
+    fn take_at(
+        &mut self,
+        at: Option<usize>,
+        label: Label,
+        value: &[u8],
+        values: &mut Values,
+    ) -> bool {
+        if let Stage::Asking(_) | Stage::Waiting = self.stage {
+            self.set_request(label, value, values);
+            if let Some(at) = at {
+                let whole = at + 1 == ASKING.len();
+                self.set_stage(if whole {
+                    Stage::Waiting
+                } else {
+                    Stage::Asking(at + 1)
+                });
             }
-            Stage::Answering(next) => {
-                match label {
-                    Label::Epid => self.epid = values.get(label, value).name,
-                    Label::ActiveClients => {
-                        self.active_clients = number(value).and_then(|n| u32::try_from(n).ok());
-                    }
-                    _ => {}
-                }
-                if let Some(at) = index(&ANSWERING, next) {
-                    self.set_stage(Stage::Answering(at + 1));
-                    return at + 1 == ANSWERING.len();
-                }
-            }
+            return false;
         }
-        false
+        match label {
+            Label::Epid => self.epid = values.get(label, value).name,
+            Label::ActiveClients => {
+                self.active_clients = number(value).and_then(|n| u32::try_from(n).ok());
+            }
+            _ => {}
+        }
+        let Some(at) = at else { return false };
+        self.set_stage(Stage::Answering(at + 1));
+        at + 1 == ANSWERING.len()
     }
 
     fn set_request(&mut self, label: Label, value: &[u8], values: &mut Values) {
         let request = &mut *self.request;
         match label {
-            Label::Protocol => request.protocol = Some(clean(value, 11).into()),
+            Label::Protocol => {
+                request.protocol = Some(match value {
+                    b"4.0" => Text::new_static("4.0"),
+                    b"5.0" => Text::new_static("5.0"),
+                    b"6.0" => Text::new_static("6.0"),
+                    other => clean(other, 11).into(),
+                });
+            }
             Label::VirtualMachine => {
                 request.virtual_machine = match value {
                     b"Yes" => Some(true),
@@ -277,7 +308,9 @@ impl Block {
             }
             Label::ClientMachine => request.client_machine_id = guid(value),
             Label::PreviousClientMachine => {
-                request.previous_client_machine_id = guid(value).filter(|id| !id.is_nil());
+                // Nearly all have none.
+                let id = (value != NO_MACHINE).then(|| guid(value)).flatten();
+                request.previous_client_machine_id = id.filter(|id| !id.is_nil());
             }
             Label::ClientTime => request.client_time = Some(clean(value, 32).into()),
             Label::Workstation => {
@@ -442,9 +475,30 @@ impl Blocks {
         Some(self.open.remove(at))
     }
 
+    /// Gives a line that is the server's to the block that waits for it.
+    #[inline]
+    pub(super) fn own_field(&mut self, label: Label, value: &[u8]) -> Taken {
+        // Nobody else is there who could have written it.
+        let ([block], values) = (self.open.as_mut_slice(), &mut self.values) else {
+            return self.field(label, value, None, None);
+        };
+        if !block.expects(label) {
+            return self.field(label, value, None, None);
+        }
+        self.lines += 1;
+        let begin = block.begin;
+        block.touched = self.lines;
+        let answered = block.take_awaited(label, value, values);
+        self.wrote(begin);
+        if answered {
+            Taken::Answered(begin)
+        } else {
+            Taken::Line(begin)
+        }
+    }
+
     /// Gives a line to the block that waits for it. A line that may be part of
     /// the name of `name_of` goes only to another block that waits for just it.
-    #[inline]
     pub(super) fn field(
         &mut self,
         label: Label,
@@ -453,12 +507,7 @@ impl Blocks {
         name_of: Option<Tick>,
     ) -> Taken {
         self.lines += 1;
-        let at = match self.open.as_slice() {
-            // Nobody else is there who could have written it.
-            [only] if only.expects(label) && pid.is_none() && name_of.is_none() => Some(0),
-            _ => self.writer_of(label, value, pid, name_of),
-        };
-        let Some(at) = at else {
+        let Some(at) = self.writer_of(label, value, pid, name_of) else {
             return Taken::Orphan;
         };
         let suspect = name_of.is_some();
@@ -482,7 +531,6 @@ impl Blocks {
     }
 
     /// Which block a line belongs to.
-    #[inline(never)]
     fn writer_of(
         &self,
         label: Label,

@@ -184,7 +184,10 @@ impl Assembler {
         if self.past == Past::Untouched {
             self.past = Past::Late(self.now);
         }
-        let taken = self.blocks.field(label, value, input.pid, None);
+        let taken = match input.pid {
+            None => self.blocks.own_field(label, value),
+            pid => self.blocks.field(label, value, pid, None),
+        };
         if !matches!(taken, Taken::Line(_)) || label == Label::Workstation || self.traces.is_some()
         {
             let mut at = At::line(input, &self.here);

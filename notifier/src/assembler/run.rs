@@ -64,7 +64,7 @@ impl Assembler {
                 break;
             }
             self.line += 1;
-            let taken = self.blocks.field(label, value, None, None);
+            let taken = self.blocks.own_field(label, value);
             self.counters.line(label.class());
             let simple = matches!(taken, Taken::Line(_));
             if !simple || label == Label::Workstation {

@@ -27,18 +27,49 @@ pub(crate) fn number(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(digits.get(left..).unwrap_or_default());
 }
 
+/// Each octet with a dot before it, and how long that is.
+static OCTETS: [([u8; 4], usize); 256] = {
+    let (mut octets, mut octet) = ([([b'.'; 4], 0); 256], 0_u8);
+    loop {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let mut length = 1;
+        let mut at = match octet {
+            0..10 => 2,
+            10..100 => 1,
+            _ => 0,
+        };
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "three digits and a dot, and checked at compile time"
+        )]
+        while at < digits.len() {
+            octets[octet as usize].0[length] = b'0' + digits[at];
+            (at, length) = (at + 1, length + 1);
+            octets[octet as usize].1 = length;
+        }
+        if octet == u8::MAX {
+            break octets;
+        }
+        octet += 1;
+    }
+};
+
 /// Appends an address.
 pub(crate) fn address(out: &mut Vec<u8>, ip: IpAddr) {
     let IpAddr::V4(ip) = ip else {
         return display(out, ip);
     };
-    let mut dot = false;
+    // In one piece, of which each octet overwrites what the one before had too much.
+    let (mut text, mut length) = ([0; 16], 0);
     for octet in ip.octets() {
-        if std::mem::replace(&mut dot, true) {
-            out.push(b'.');
+        if let Some((digits, size)) = OCTETS.get(usize::from(octet))
+            && let Some(place) = text.get_mut(length..).and_then(<[u8]>::first_chunk_mut)
+        {
+            *place = *digits;
+            length += size;
         }
-        number(out, octet.into());
     }
+    out.extend_from_slice(text.get(1..length).unwrap_or_default());
 }
 
 /// Moments as text. Events that follow each other share one more often than not.
