@@ -329,7 +329,8 @@ impl Counting {
         for (askers, here) in askers.iter().rev().zip(later) {
             *here = *next;
             for asker in askers {
-                add_served(here, next, asker.bit, asker.odds);
+                let odds = asker.odds;
+                step(asker.bit, AddServed { here, next, odds });
             }
             next = here;
         }
@@ -340,88 +341,105 @@ impl Counting {
         let (after, _) = self.after.as_chunks::<STATES>();
         for (askers, after) in askers.iter().zip(after.iter().skip(1)) {
             for asker in askers {
-                let mut share = 0.0;
-                for (unserved, served) in without_and_with(&mut before, after, asker.bit) {
-                    let pairs = unserved.iter().zip(served);
-                    share += pairs.map(|(before, after)| *before * after).sum::<f64>();
-                }
+                let before = &before;
+                let share = step(asker.bit, Share { before, after });
                 if let Some((_, cell)) = rows.row_mut(asker.row).get_mut(asker.cell) {
                     *cell = share * asker.odds / total;
                 }
             }
             let mut come = before;
             for asker in askers {
-                serve(&mut come, &before, asker.bit, asker.odds);
+                let (come, before, odds) = (&mut come, &before, asker.odds);
+                step(asker.bit, Serve { come, before, odds });
             }
             before = come;
         }
     }
 }
 
-/// `into` without the row of this bit, and `from` with it, all else being the same:
-/// runs of states that are as long as the bit's value.
-#[inline]
-fn without_and_with<'a, const STATES: usize>(
-    into: &'a mut [f64; STATES],
-    from: &'a [f64; STATES],
-    bit: usize,
-) -> impl Iterator<Item = (&'a mut [f64], &'a [f64])> {
-    let from = from.chunks_exact(2 * bit);
-    into.chunks_exact_mut(2 * bit)
-        .zip(from)
-        .map(move |(into, from)| {
-            let (without, _) = into.split_at_mut(bit);
-            let (_, with) = from.split_at(bit);
-            (without, with)
-        })
+/// One row's step over the states of a group. Each is written once and compiled for
+/// every bit that is common: where runs have a known length, a step over sixteen
+/// states is a dozen instructions.
+trait Step {
+    type Result;
+    fn with(self, bit: usize) -> Self::Result;
 }
 
-/// Adds to each state without the row of `bit` the one of `next` with it, `odds` times.
-#[inline]
-fn add_served<const STATES: usize>(
-    here: &mut [f64; STATES],
-    next: &[f64; STATES],
-    bit: usize,
-    odds: f64,
-) {
-    if bit == 1 {
-        // Runs of one: pairs of neighbours.
-        let (here, _) = here.as_chunks_mut::<2>();
-        let (next, _) = next.as_chunks::<2>();
-        for ([unserved, _], [_, served]) in here.iter_mut().zip(next) {
-            *unserved += odds * served;
-        }
-        return;
-    }
-    for (unserved, served) in without_and_with(here, next, bit) {
-        for (unserved, served) in unserved.iter_mut().zip(served) {
-            *unserved += odds * served;
-        }
+#[inline(always)]
+fn step<S: Step>(bit: usize, step: S) -> S::Result {
+    match bit {
+        1 => step.with(1),
+        2 => step.with(2),
+        4 => step.with(4),
+        8 => step.with(8),
+        other => step.with(other),
     }
 }
 
-/// The opposite way: adds to each state with the row of `bit` the one without it.
-#[inline]
-fn serve<const STATES: usize>(
-    come: &mut [f64; STATES],
-    before: &[f64; STATES],
-    bit: usize,
+/// Adds to each state without the row the one of `next` with it, `odds` times.
+struct AddServed<'a, const STATES: usize> {
+    here: &'a mut [f64; STATES],
+    next: &'a [f64; STATES],
     odds: f64,
-) {
-    if bit == 1 {
-        let (come, _) = come.as_chunks_mut::<2>();
-        let (before, _) = before.as_chunks::<2>();
-        for ([_, served], [unserved, _]) in come.iter_mut().zip(before) {
-            *served += odds * unserved;
+}
+
+impl<const STATES: usize> Step for AddServed<'_, STATES> {
+    type Result = ();
+
+    #[inline(always)]
+    fn with(self, bit: usize) {
+        // Runs of states without the row, then with it, as long as its bit's value.
+        let next = self.next.chunks_exact(2 * bit);
+        for (here, next) in self.here.chunks_exact_mut(2 * bit).zip(next) {
+            let ((unserved, _), (_, served)) = (here.split_at_mut(bit), next.split_at(bit));
+            for (unserved, served) in unserved.iter_mut().zip(served) {
+                *unserved += self.odds * served;
+            }
         }
-        return;
     }
-    let before = before.chunks_exact(2 * bit);
-    for (come, before) in come.chunks_exact_mut(2 * bit).zip(before) {
-        let (_, served) = come.split_at_mut(bit);
-        for (served, unserved) in served.iter_mut().zip(before) {
-            *served += odds * unserved;
+}
+
+/// The opposite way: adds to each state with the row the one without it.
+struct Serve<'a, const STATES: usize> {
+    come: &'a mut [f64; STATES],
+    before: &'a [f64; STATES],
+    odds: f64,
+}
+
+impl<const STATES: usize> Step for Serve<'_, STATES> {
+    type Result = ();
+
+    #[inline(always)]
+    fn with(self, bit: usize) {
+        let before = self.before.chunks_exact(2 * bit);
+        for (come, before) in self.come.chunks_exact_mut(2 * bit).zip(before) {
+            let (_, served) = come.split_at_mut(bit);
+            for (served, unserved) in served.iter_mut().zip(before) {
+                *served += self.odds * unserved;
+            }
         }
+    }
+}
+
+/// The weight of all ways in which the row is served here.
+struct Share<'a, const STATES: usize> {
+    before: &'a [f64; STATES],
+    after: &'a [f64; STATES],
+}
+
+impl<const STATES: usize> Step for Share<'_, STATES> {
+    type Result = f64;
+
+    #[inline(always)]
+    fn with(self, bit: usize) -> f64 {
+        let mut share = 0.0;
+        let after = self.after.chunks_exact(2 * bit);
+        for (before, after) in self.before.chunks_exact(2 * bit).zip(after) {
+            let ((unserved, _), (_, served)) = (before.split_at(bit), after.split_at(bit));
+            let pairs = unserved.iter().zip(served);
+            share += pairs.map(|(before, after)| *before * after).sum::<f64>();
+        }
+        share
     }
 }
 
