@@ -324,17 +324,19 @@ impl<'a, W: Write> Printer<'a, W> {
 
     fn print(&mut self, events: impl Iterator<Item = Event>) -> io::Result<()> {
         for mut event in events {
-            // Without stamps no time passes, and what repeats is a repeat.
-            let now = event.time.map_or(Timestamp::UNIX_EPOCH, |time| time.at);
-            self.policy.handle_event(&mut event, now);
             match &mut self.form {
                 Printed::Json(lines) => {
+                    // Without stamps no time passes, and what repeats is a repeat.
+                    let now = event.time.map_or(Timestamp::UNIX_EPOCH, |time| time.at);
+                    self.policy.handle_event(&mut event, now);
                     lines.add(&event);
                     if lines.is_enough() {
                         lines.write_to(self.out)?;
                     }
                 }
                 Printed::Table(table) => {
+                    // It does not show who would have been told.
+                    self.policy.classify(&mut event);
                     table.add(&event);
                     if table.rows.len() >= ENOUGH {
                         table.write_to(self.out)?;

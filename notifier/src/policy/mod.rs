@@ -221,11 +221,11 @@ impl Policy {
     /// Decides about an event: sets `source` where it has an address, `dedup`
     /// where it is an activation, and queues a message if one is due.
     pub fn handle_event(&mut self, event: &mut Event, now: Timestamp) {
-        event.source = event.ip.map(|ip| self.classes.classify(ip).clone());
+        self.classify(event);
         let posted =
             event.kind == Kind::Activation || (event.kind == Kind::Refused && self.post_refused);
-        let dedup = match Key::of(event) {
-            Some(key) if posted => {
+        let dedup = match posted.then(|| Key::of(event)).flatten() {
+            Some(key) => {
                 let known = self.known.find(&event.log, event.id);
                 known.unwrap_or_else(|| {
                     let dedup = self.decide(key, event, now);
@@ -233,9 +233,15 @@ impl Policy {
                     dedup
                 })
             }
-            _ => Dedup::Off,
+            None => Dedup::Off,
         };
         event.dedup = (event.kind == Kind::Activation).then_some(dedup);
+    }
+
+    /// Says what kind of source an event has, and no more: it sets `source` where
+    /// there is an address.
+    pub fn classify(&self, event: &mut Event) {
+        event.source = event.ip.map(|ip| self.classes.classify(ip).clone());
     }
 
     fn decide(&mut self, key: Key, event: &Event, now: Timestamp) -> Dedup {
@@ -257,9 +263,9 @@ impl Policy {
         };
         match outbox.handle_post(key.clone(), Notice::new(event, repeats), now) {
             Some(message) => {
-                let in_store = key.in_store();
+                let claimed = self.claim(message, &key, event.id);
                 self.window.handle_posted(key, message);
-                if self.claim(message, in_store, event.id) {
+                if claimed {
                     // Another sidecar may be telling of it.
                     Dedup::Pending
                 } else {

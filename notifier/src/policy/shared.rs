@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::dedup::Key;
 use super::message::Notice;
 use super::outbox::{End, Fate, MessageId};
 use super::rows::{Row, Table, Unreadable, decode, encode};
@@ -172,13 +173,13 @@ impl Policy {
     }
 
     /// A message was made; it waits where the policy is shared. Whether it does.
-    pub(super) fn claim(&mut self, message: MessageId, key: StoreKey, event: EventId) -> bool {
+    pub(super) fn claim(&mut self, message: MessageId, key: &Key, event: EventId) -> bool {
         let Some(sharing) = &mut self.sharing else {
             return false;
         };
         sharing.claiming.push_back(Claiming::Post {
             ticket: Ticket(message.0),
-            key,
+            key: key.in_store(),
             event,
         });
         true
