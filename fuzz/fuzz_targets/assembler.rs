@@ -1,4 +1,5 @@
-//! Any log is read to its end: every line counted, every event well formed.
+//! Any log is read to its end: every line counted, every event well formed, and the
+//! same whether its lines are taken one by one or as they follow each other.
 #![no_main]
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use notifier::source::{LineHandler, Opened};
 /// Recordings have far shorter lines; the bound itself is to be met, too.
 const MAX_LINE: usize = 2048;
 
-fuzz_target!(|input: &[u8]| {
+/// Whether lines are handed over with those that follow them.
+fn read(input: &[u8], ahead: bool) -> Reader {
     let mut reader = Reader::new(
         Arc::from("log"),
         jiff::tz::TimeZone::UTC,
@@ -28,6 +30,9 @@ fuzz_target!(|input: &[u8]| {
     });
     let mut splitter = LineSplitter::new(0, MAX_LINE, 4096);
     splitter.push(input);
+    if ahead {
+        while splitter.hand_over(0, &mut reader) {}
+    }
     while let Some(line) = splitter.next_line() {
         reader.line(0, line);
     }
@@ -35,7 +40,17 @@ fuzz_target!(|input: &[u8]| {
         reader.line(0, line);
     }
     reader.finish(true);
-    for event in reader.take_events() {
+    reader
+}
+
+fuzz_target!(|input: &[u8]| {
+    let mut by_line = read(input, false);
+    let mut reader = read(input, true);
+    assert_eq!(reader.take_counters(), by_line.take_counters());
+    assert_eq!(reader.take_traffic(), by_line.take_traffic());
+    let events = reader.take_events();
+    assert_eq!(events, by_line.take_events());
+    for event in events {
         let hedged = event.attribution == Some(Attribution::Ambiguous);
         assert_eq!(hedged, !event.candidates.is_empty());
         assert!(event.attribution != Some(Attribution::Exact) || event.ip.is_some());

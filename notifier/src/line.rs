@@ -670,6 +670,22 @@ mod tests {
 
     use super::*;
 
+    proptest! {
+        #[test]
+        fn up_to_lf_is_what_stands_before_the_first(
+            before in proptest::collection::vec(any::<u8>(), 0..120),
+            after in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
+        ) {
+            let mut text: Vec<u8> = before;
+            if let Some(after) = after {
+                text.push(b'\n');
+                text.extend(after);
+            }
+            let at = text.iter().position(|byte| *byte == b'\n');
+            prop_assert_eq!(up_to_lf(&text), at.map(|at| &text[..at]));
+        }
+    }
+
     fn kind_of(text: &str) -> Kind<'_> {
         classify(text.as_bytes()).kind
     }

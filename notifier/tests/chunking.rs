@@ -11,8 +11,41 @@ use proptest::prelude::*;
 
 const MAX_LINE: usize = 64 * 1024;
 
-/// The events of a log that arrives in these chunks, as JSON lines.
-fn events<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+/// Crowds, blocks that interleave, hostile names, without dates, wrapped.
+const NAMES: [&str; 7] = [
+    "svn1113-hostile-burst.log",
+    "svn1113-quiet-burst.log",
+    "svn1113-hostile-nodate.log",
+    "cri-svn1113-fork-held.log",
+    "svn1113-fork-sequential.log",
+    "svn1113-threads-heldburst.log",
+    "svn812-held.log",
+];
+
+/// What a log came to: its events as JSON lines, and what was counted.
+type Told = (Vec<String>, String);
+
+/// A log that arrives in these chunks and is handed over.
+fn told<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Told {
+    read(
+        chunks,
+        |splitter, reader| while splitter.hand_over(0, reader) {},
+    )
+}
+
+/// The same log by definition: in one piece, line by line.
+fn told_by_line(bytes: &[u8]) -> Told {
+    read(std::iter::once(bytes), |splitter, reader| {
+        while let Some(line) = splitter.next_line() {
+            reader.line(0, line);
+        }
+    })
+}
+
+fn read<'a>(
+    chunks: impl Iterator<Item = &'a [u8]>,
+    mut drain: impl FnMut(&mut LineSplitter, &mut Reader),
+) -> Told {
     let mut reader = Reader::new("log".into(), TimeZone::UTC, Format::Auto, MAX_LINE);
     let mut splitter = LineSplitter::new(0, MAX_LINE, 4096);
     reader.opened(Opened {
@@ -23,16 +56,16 @@ fn events<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     });
     for chunk in chunks {
         splitter.push(chunk);
-        while let Some(line) = splitter.next_line() {
-            reader.line(0, line);
-        }
+        drain(&mut splitter, &mut reader);
     }
     if let Some(line) = splitter.finish() {
         reader.line(0, line);
     }
     reader.finish(false);
     let json = |event| serde_json::to_string(&event).expect("events are JSON");
-    reader.take_events().into_iter().map(json).collect()
+    let events = reader.take_events().into_iter().map(json).collect();
+    let counted = format!("{:?} {:?}", reader.take_counters(), reader.take_traffic());
+    (events, counted)
 }
 
 fn recording(name: &str) -> Vec<u8> {
@@ -47,18 +80,12 @@ proptest! {
 
     #[test]
     fn any_chunking_gives_the_same_events(
-        which in 0..4_usize,
+        which in 0..NAMES.len(),
         sizes in proptest::collection::vec(1..5000_usize, 1..40),
     ) {
-        let names = [
-            "svn1113-hostile-burst.log",
-            "svn1113-quiet-burst.log",
-            "svn1113-hostile-nodate.log",
-            "cri-svn1113-fork-held.log",
-        ];
-        let bytes = recording(names[which]);
-        let whole = events(std::iter::once(bytes.as_slice()));
-        prop_assert!(whole.len() > 20);
+        let bytes = recording(NAMES[which]);
+        let by_line = told_by_line(&bytes);
+        prop_assert!(by_line.0.len() > 20);
         let mut rest = bytes.as_slice();
         let mut sizes = sizes.iter().cycle();
         let chunks = std::iter::from_fn(|| {
@@ -67,6 +94,6 @@ proptest! {
             rest = left;
             (!chunk.is_empty()).then_some(chunk)
         });
-        prop_assert_eq!(events(chunks), whole);
+        prop_assert_eq!(told(chunks), by_line);
     }
 }

@@ -108,6 +108,10 @@ mod tests {
         for n in [0, 9, 10, u64::MAX] {
             assert_eq!(written(|out| number(out, n)), n.to_string());
         }
+        for octet in 0..=u8::MAX {
+            let ip = IpAddr::from([octet, 255, 0, octet]);
+            assert_eq!(written(|out| address(out, ip)), ip.to_string());
+        }
     }
 
     proptest! {

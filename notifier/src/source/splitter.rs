@@ -214,6 +214,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::source::{Closed, Notice, Opened, Rotation};
 
     type Owned = (u64, Vec<u8>, bool);
 
@@ -259,6 +260,65 @@ mod tests {
                 owned
             })
             .collect()
+    }
+
+    /// Takes along what begins with `+`, as far as it is whole.
+    #[derive(Default)]
+    struct Greedy {
+        lines: Vec<(u64, Vec<u8>)>,
+        along: Vec<(u64, Vec<u8>)>,
+    }
+
+    impl LineHandler for Greedy {
+        fn opened(&mut self, _: Opened<'_>) {}
+        fn line(&mut self, _: u32, line: RawLine<'_>) {
+            self.lines.push((line.offset, line.bytes.to_vec()));
+        }
+        fn lines(&mut self, _: u32, offset: u64, ahead: &[u8]) -> usize {
+            let mut taken = 0;
+            for line in ahead.split_inclusive(|byte| *byte == b'\n') {
+                if !line.starts_with(b"+") || !line.ends_with(b"\n") {
+                    break;
+                }
+                self.along.push((offset + taken as u64, line.to_vec()));
+                taken += line.len();
+            }
+            taken
+        }
+        fn closed(&mut self, _: Closed) {}
+        fn rotated(&mut self, _: Rotation) {}
+        fn notice(&mut self, _: Notice<'_>) {}
+    }
+
+    #[test]
+    fn what_is_taken_along_is_handed_over_once() {
+        let mut splitter = LineSplitter::new(100, 1024, 8);
+        let mut greedy = Greedy::default();
+        for chunk in [&b"a\n+b\n+c\nd\n+e"[..], b"e\n+f\n", b"+g"] {
+            splitter.push(chunk);
+            while splitter.hand_over(0, &mut greedy) {}
+        }
+        let own = |lines: &[(u64, &[u8])]| -> Vec<_> {
+            lines
+                .iter()
+                .map(|(at, line)| (*at, line.to_vec()))
+                .collect()
+        };
+        assert_eq!(
+            greedy.lines,
+            own(&[(100, b"a"), (108, b"d"), (110, b"+ee")])
+        );
+        assert_eq!(
+            greedy.along,
+            own(&[(102, b"+b\n"), (105, b"+c\n"), (114, b"+f\n")])
+        );
+        assert_eq!((splitter.position(), splitter.pending()), (117, 2));
+        assert_eq!(splitter.trail(), b"a\n+b\n+c\nd\n+ee\n+f\n");
+        assert_eq!(splitter.finish().map(own_bytes), Some(b"+g".to_vec()));
+    }
+
+    fn own_bytes(line: RawLine<'_>) -> Vec<u8> {
+        line.bytes.to_vec()
     }
 
     #[test]
