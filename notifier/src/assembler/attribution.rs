@@ -189,7 +189,14 @@ impl Weigher {
         }
         let mut left = (0..rows.len()).fold(0, |all, row| all | bit(row));
         while left != 0 {
-            let together = self.together(rows, left & left.wrapping_neg());
+            // Rows that share columns, directly or by way of others.
+            let together = reached(left & left.wrapping_neg(), |row| {
+                let of = |(column, _): &(usize, f64)| self.rows_of.get(*column);
+                rows.row(row)
+                    .iter()
+                    .filter_map(of)
+                    .fold(0, |all, of| all | of)
+            });
             left &= !together;
             self.group.clear();
             self.group.extend(bits(together));
@@ -200,22 +207,17 @@ impl Weigher {
             }
         }
     }
+}
 
-    /// The rows that share columns with this one, directly or by way of others.
-    fn together(&self, rows: &Rows, first: u64) -> u64 {
-        let (mut together, mut new) = (first, first);
-        while new != 0 {
-            let mut reached = 0;
-            for row in bits(new) {
-                for (column, _) in rows.row(row) {
-                    reached |= self.rows_of.get(*column).copied().unwrap_or(0);
-                }
-            }
-            new = reached & !together;
-            together |= new;
-        }
-        together
+/// A set of rows and all that it leads to, where each leads to some others.
+pub(super) fn reached(from: u64, others: impl Fn(usize) -> u64) -> u64 {
+    let (mut reached, mut new) = (from, from);
+    while new != 0 {
+        let met = bits(new).fold(0, |met, row| met | others(row));
+        new = met & !reached;
+        reached |= new;
     }
+    reached
 }
 
 /// The set of this row alone.

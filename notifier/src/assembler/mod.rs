@@ -341,21 +341,6 @@ impl Assembler {
     ) {
         self.past.note(kind, self.now);
         match *kind {
-            Kind::Field(label, value) => self.field(label, value, at, pid, dated, out),
-            _ => self.apply_other(kind, at, pid, dated, out),
-        }
-    }
-
-    /// Does what a line says that is no block's.
-    fn apply_other(
-        &mut self,
-        kind: &Kind<'_>,
-        at: &mut At<'_>,
-        pid: Option<u32>,
-        dated: bool,
-        out: &mut Vec<Event>,
-    ) {
-        match *kind {
             Kind::Field(label, value) => return self.field(label, value, at, pid, dated, out),
             Kind::ResponseMarker(mark) => return self.answer(mark, pid),
             Kind::RequestMarker(mark) => return self.begin(mark, at, pid, out),

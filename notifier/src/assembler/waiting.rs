@@ -9,7 +9,7 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use super::Assembler;
-use super::attribution::{bit, bits};
+use super::attribution::{bit, bits, reached};
 use super::belief::Why;
 use super::connections::{Connection, Connections, LIFE, Machine, Tick};
 use super::presence::Past;
@@ -175,14 +175,8 @@ impl Waiting {
     /// All that a request has to be weighed against: whoever may be on the same
     /// connections, directly or by way of others; itself included.
     pub(super) fn sharing(&self, row: usize) -> u64 {
-        let (mut together, mut new) = (bit(row), bit(row));
-        while new != 0 {
-            let mates = |row: usize| self.pending.get(row).map_or(0, |pending| pending.mates);
-            let reached = bits(new).fold(0, |reached, row| reached | mates(row));
-            new = reached & !together;
-            together |= new;
-        }
-        together
+        let mates = |row: usize| self.pending.get(row).map_or(0, |pending| pending.mates);
+        reached(bit(row), mates)
     }
 
     /// The requests of a set.
