@@ -17,7 +17,7 @@ use notifier::reader::Reader;
 use notifier::replay::replay;
 use notifier::source::container::Format;
 use notifier::source::splitter::LineSplitter;
-use notifier::source::{DEFAULT_MAX_LINE, LineHandler, Opened, RawLine};
+use notifier::source::{DEFAULT_MAX_LINE, LineHandler, Opened};
 
 /// As `replay` reads.
 const READ_SIZE: usize = 256 * 1024;
@@ -41,7 +41,8 @@ fn mixed_log() -> Vec<u8> {
     bytes.collect::<Vec<_>>().concat()
 }
 
-fn each_line(log: &[u8], mut each: impl FnMut(RawLine<'_>)) {
+/// Reads the log in pieces, and has each drained.
+fn each_read(log: &[u8], mut drain: impl FnMut(&mut LineSplitter)) {
     let mut input = log;
     let mut splitter = LineSplitter::new(0, DEFAULT_MAX_LINE, READ_SIZE);
     while !splitter
@@ -49,9 +50,7 @@ fn each_line(log: &[u8], mut each: impl FnMut(RawLine<'_>)) {
         .expect("memory is readable")
         .is_empty()
     {
-        while let Some(line) = splitter.next_line() {
-            each(line);
-        }
+        drain(&mut splitter);
     }
 }
 
@@ -72,8 +71,10 @@ fn reading(criterion: &mut Criterion) {
 
     group.bench_function("split and classify", |bencher| {
         bencher.iter(|| {
-            each_line(&log, |line| {
-                black_box(classify(line.bytes));
+            each_read(&log, |splitter| {
+                while let Some(line) = splitter.next_line() {
+                    black_box(classify(line.bytes));
+                }
             });
         });
     });
@@ -89,10 +90,11 @@ fn reading(criterion: &mut Criterion) {
                 head: None,
                 modified: None,
             });
-            each_line(&log, |line| {
-                reader.line(0, line);
-                if reader.has_events() {
-                    reader.drain_events().for_each(drop);
+            each_read(&log, |splitter| {
+                while splitter.hand_over(0, &mut reader) {
+                    if reader.has_events() {
+                        reader.drain_events().for_each(drop);
+                    }
                 }
             });
             reader.finish(false);

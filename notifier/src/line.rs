@@ -336,7 +336,7 @@ pub(crate) fn field(text: &[u8]) -> Option<(Label, &[u8])> {
 #[inline]
 pub(crate) fn up_to_lf(text: &[u8]) -> Option<&[u8]> {
     // Values are short: to ask sixteen bytes at a time is less than a call of memchr.
-    let (chunks, tail) = text.as_chunks::<16>();
+    let (chunks, _) = text.as_chunks::<16>();
     let mut before = 0;
     for chunk in chunks.iter().take(4) {
         let found = chunk.map(|byte| if byte == b'\n' { 0xff } else { 0 });
@@ -346,8 +346,7 @@ pub(crate) fn up_to_lf(text: &[u8]) -> Option<&[u8]> {
         }
         before += chunk.len();
     }
-    let rest = text.get(before..).unwrap_or(tail);
-    let at = memchr::memchr(b'\n', rest)?;
+    let at = memchr::memchr(b'\n', text.get(before..)?)?;
     text.get(..before + at)
 }
 

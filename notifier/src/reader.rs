@@ -240,46 +240,38 @@ impl LineHandler for Reader {
     fn line(&mut self, generation: u32, line: RawLine<'_>) {
         self.traffic.lines += 1;
         self.traffic.cut += u64::from(line.cut);
-        // Nearly always there is one generation, and nothing is wrapped.
-        match self.generations.last() {
-            Some((number, newest)) if *number == generation && newest.is_plain() => {
-                if let Some(ids) = &newest.ids {
-                    let input = Input {
-                        text: line.bytes,
-                        raw: line.bytes,
-                        offset: line.offset,
-                        ids,
-                        stamp: None,
-                        yearless: None,
-                        pid: None,
-                        unwrapped: false,
-                        read_at: self.now,
-                    };
-                    self.assembler.handle_line(&input, &mut self.events);
-                }
-            }
-            _ => self.line_of(generation, line),
-        }
+        let Some(ids) = plain_ids(&self.generations, generation) else {
+            return self.line_of(generation, line);
+        };
+        let input = Input {
+            text: line.bytes,
+            raw: line.bytes,
+            offset: line.offset,
+            ids,
+            stamp: None,
+            yearless: None,
+            pid: None,
+            unwrapped: false,
+            read_at: self.now,
+        };
+        self.assembler.handle_line(&input, &mut self.events);
     }
 
     #[inline]
     fn lines(&mut self, generation: u32, offset: u64, ahead: &[u8]) -> usize {
-        match self.generations.last() {
-            Some((number, newest)) if *number == generation && newest.is_plain() => {
-                let Some(ids) = &newest.ids else { return 0 };
-                let ahead = Ahead {
-                    bytes: ahead,
-                    offset,
-                    max_line: self.max_line,
-                    ids,
-                    read_at: self.now,
-                };
-                let taken = self.assembler.handle_ahead(&ahead, &mut self.events);
-                self.traffic.lines += taken.lines;
-                taken.bytes
-            }
-            _ => 0,
-        }
+        let Some(ids) = plain_ids(&self.generations, generation) else {
+            return 0;
+        };
+        let ahead = Ahead {
+            bytes: ahead,
+            offset,
+            max_line: self.max_line,
+            ids,
+            read_at: self.now,
+        };
+        let taken = self.assembler.handle_ahead(&ahead, &mut self.events);
+        self.traffic.lines += taken.lines;
+        taken.bytes
     }
 
     fn closed(&mut self, closed: Closed) {
@@ -354,7 +346,7 @@ impl Reader {
 impl Generation {
     /// Whether a line is what the server printed, and nothing else need be asked.
     fn is_plain(&self) -> bool {
-        !self.inherits && self.ids.is_some() && self.unwrapper.is_plain()
+        !self.inherits && self.unwrapper.is_plain()
     }
 
     fn line(
@@ -395,6 +387,15 @@ impl Generation {
             handle(&message, true, ids, modified, now, assembler, events);
         });
     }
+}
+
+/// The ids of a generation whose lines need no more than to be handled: nearly
+/// always it is the only one, and nothing is wrapped.
+#[inline]
+fn plain_ids(generations: &[(u32, Generation)], generation: u32) -> Option<&IdMaker> {
+    let (number, newest) = generations.last()?;
+    let plain = *number == generation && newest.is_plain();
+    newest.ids.as_ref().filter(|_| plain)
 }
 
 /// Names a file by its first line.

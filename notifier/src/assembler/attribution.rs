@@ -331,8 +331,13 @@ impl Counting {
         for (askers, here) in askers.iter().rev().zip(later) {
             *here = *next;
             for asker in askers {
-                let odds = asker.odds;
-                step(asker.bit, AddServed { here, next, odds });
+                let add = Add {
+                    into: here,
+                    from: next,
+                    odds: asker.odds,
+                    to_served: false,
+                };
+                step(asker.bit, add);
             }
             next = here;
         }
@@ -351,8 +356,13 @@ impl Counting {
             }
             let mut come = before;
             for asker in askers {
-                let (come, before, odds) = (&mut come, &before, asker.odds);
-                step(asker.bit, Serve { come, before, odds });
+                let add = Add {
+                    into: &mut come,
+                    from: &before,
+                    odds: asker.odds,
+                    to_served: true,
+                };
+                step(asker.bit, add);
             }
             before = come;
         }
@@ -378,46 +388,31 @@ fn step<S: Step>(bit: usize, step: S) -> S::Result {
     }
 }
 
-/// Adds to each state without the row the one of `next` with it, `odds` times.
-struct AddServed<'a, const STATES: usize> {
-    here: &'a mut [f64; STATES],
-    next: &'a [f64; STATES],
+/// Adds `odds` times the states of `from` on one side of the row to those of `into`
+/// on the other: to those with it from those without it, or back.
+struct Add<'a, const STATES: usize> {
+    into: &'a mut [f64; STATES],
+    from: &'a [f64; STATES],
     odds: f64,
+    to_served: bool,
 }
 
-impl<const STATES: usize> Step for AddServed<'_, STATES> {
+impl<const STATES: usize> Step for Add<'_, STATES> {
     type Result = ();
 
     #[inline(always)]
     fn with(self, bit: usize) {
         // Runs of states without the row, then with it, as long as its bit's value.
-        let next = self.next.chunks_exact(2 * bit);
-        for (here, next) in self.here.chunks_exact_mut(2 * bit).zip(next) {
-            let ((unserved, _), (_, served)) = (here.split_at_mut(bit), next.split_at(bit));
-            for (unserved, served) in unserved.iter_mut().zip(served) {
-                *unserved += self.odds * served;
-            }
-        }
-    }
-}
-
-/// The opposite way: adds to each state with the row the one without it.
-struct Serve<'a, const STATES: usize> {
-    come: &'a mut [f64; STATES],
-    before: &'a [f64; STATES],
-    odds: f64,
-}
-
-impl<const STATES: usize> Step for Serve<'_, STATES> {
-    type Result = ();
-
-    #[inline(always)]
-    fn with(self, bit: usize) {
-        let before = self.before.chunks_exact(2 * bit);
-        for (come, before) in self.come.chunks_exact_mut(2 * bit).zip(before) {
-            let (_, served) = come.split_at_mut(bit);
-            for (served, unserved) in served.iter_mut().zip(before) {
-                *served += self.odds * unserved;
+        let from = self.from.chunks_exact(2 * bit);
+        for (into, from) in self.into.chunks_exact_mut(2 * bit).zip(from) {
+            let (unserved, served) = into.split_at_mut(bit);
+            let (from_unserved, from_served) = from.split_at(bit);
+            let (into, from) = match self.to_served {
+                true => (served, from_unserved),
+                false => (unserved, from_served),
+            };
+            for (into, from) in into.iter_mut().zip(from) {
+                *into += self.odds * from;
             }
         }
     }

@@ -110,13 +110,6 @@ impl Assembler {
 
     /// Decides requests together. They are told in the order they were asked.
     fn decide_all(&mut self, mut decided: Vec<(usize, Belief)>, out: &mut Vec<Event>) {
-        if let [(at, belief)] = decided.as_slice() {
-            // Mostly it is one, which needs no order.
-            let mut pending = self.waiting.remove(*at, &mut self.connections);
-            self.decide(&mut pending, belief, &[]);
-            out.append(&mut pending.events);
-            return;
-        }
         let mut gone: Vec<Pending> = Vec::with_capacity(decided.len());
         // Out of the back of the list, so that those before keep their places.
         for (at, _) in decided.iter().rev() {
@@ -133,7 +126,7 @@ impl Assembler {
         let mut taken: Vec<Tick> = Vec::with_capacity(decided.len());
         for at in order {
             if let (Some(pending), Some((_, belief))) = (gone.get_mut(at), decided.get_mut(at)) {
-                taken.extend(self.decide(pending, belief, &taken));
+                self.decide(pending, belief, &mut taken);
             }
         }
         for pending in gone {
@@ -263,14 +256,13 @@ impl Assembler {
             * weigh::prober(habit.probes, habit.requests)
     }
 
-    /// Decides one, while some connections are `taken`; says which one it takes.
-    fn decide(&mut self, pending: &mut Pending, belief: &Belief, taken: &[Tick]) -> Option<Tick> {
+    fn decide(&mut self, pending: &mut Pending, belief: &Belief, taken: &mut Vec<Tick>) {
         // A guess is not made twice: the next best that nobody has taken yet.
         let guess = belief
             .connection
             .filter(|_| belief.attribution != Attribution::Unknown);
         let free = |id: &Tick| !taken.contains(id);
-        let taken_one =
+        let connection =
             match guess {
                 Some((id, share)) if share >= SURE || free(&id) => Some(id),
                 Some(_) => pending.candidates.iter().copied().find(|id| {
@@ -278,11 +270,12 @@ impl Assembler {
                 }),
                 None => None,
             };
+        taken.extend(connection);
         match belief.attribution {
             Attribution::Inferred | Attribution::Exact => {
                 let sure = guess.is_some_and(|(_, share)| share >= SURE);
                 let ip = belief.addresses.first().map(|(ip, _)| *ip);
-                if let (true, Some(id)) = (sure, taken_one) {
+                if let (true, Some(id)) = (sure, connection) {
                     let known = self.commit(
                         &mut pending.events,
                         (id, guess.map_or(0.0, |(_, share)| share)),
@@ -292,7 +285,7 @@ impl Assembler {
                     if !known {
                         pending.events.clear();
                     }
-                    return taken_one;
+                    return;
                 }
                 for event in &mut pending.events {
                     event.attribution = Some(Attribution::Inferred);
@@ -309,7 +302,7 @@ impl Assembler {
             }
             Attribution::Unknown => {}
         }
-        if let Some(connection) = taken_one.and_then(|id| self.connections.get_mut(id)) {
+        if let Some(connection) = connection.and_then(|id| self.connections.get_mut(id)) {
             let share = match guess {
                 Some((id, share)) if id == connection.accepted => share,
                 _ => 0.0,
@@ -324,7 +317,6 @@ impl Assembler {
                 self.connections.forget(id);
             }
         }
-        taken_one
     }
 
     /// Gives requests to the connection that made them; false if there is none.

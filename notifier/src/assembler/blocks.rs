@@ -23,9 +23,6 @@ const MAX_OPEN: usize = 256;
 /// A workstation name has 64 UTF-16 units, 65 with vlmcsd's quirks (kms-wire.md 8.4).
 pub(super) const NAME_UNITS: usize = 65;
 
-/// What a client without a previous id sends, as printed.
-const NO_MACHINE: &[u8] = b"00000000-0000-0000-0000-000000000000";
-
 /// The lines of a request block, in order (kms-wire.md 7.5).
 const ASKING: [Label; 12] = [
     Label::Protocol,
@@ -260,14 +257,7 @@ impl Block {
     fn set_request(&mut self, label: Label, value: &[u8], values: &mut Values) {
         let request = &mut *self.request;
         match label {
-            Label::Protocol => {
-                request.protocol = Some(match value {
-                    b"4.0" => Text::new_static("4.0"),
-                    b"5.0" => Text::new_static("5.0"),
-                    b"6.0" => Text::new_static("6.0"),
-                    other => clean(other, 11).into(),
-                });
-            }
+            Label::Protocol => request.protocol = Some(clean(value, 11).into()),
             Label::VirtualMachine => {
                 request.virtual_machine = match value {
                     b"Yes" => Some(true),
@@ -308,9 +298,7 @@ impl Block {
             }
             Label::ClientMachine => request.client_machine_id = guid(value),
             Label::PreviousClientMachine => {
-                // Nearly all have none.
-                let id = (value != NO_MACHINE).then(|| guid(value)).flatten();
-                request.previous_client_machine_id = id.filter(|id| !id.is_nil());
+                request.previous_client_machine_id = guid(value).filter(|id| !id.is_nil());
             }
             Label::ClientTime => request.client_time = Some(clean(value, 32).into()),
             Label::Workstation => {
@@ -477,23 +465,22 @@ impl Blocks {
 
     /// Gives a line that is the server's to the block that waits for it.
     #[inline]
-    pub(super) fn own_field(&mut self, label: Label, value: &[u8]) -> Taken {
-        // Nobody else is there who could have written it.
-        let ([block], values) = (self.open.as_mut_slice(), &mut self.values) else {
-            return self.field(label, value, None, None);
-        };
-        if !block.expects(label) {
-            return self.field(label, value, None, None);
-        }
-        self.lines += 1;
-        let begin = block.begin;
-        block.touched = self.lines;
-        let answered = block.take_awaited(label, value, values);
-        self.wrote(begin);
-        if answered {
-            Taken::Answered(begin)
-        } else {
-            Taken::Line(begin)
+    pub(super) fn own_field(&mut self, label: Label, value: &[u8], pid: Option<u32>) -> Taken {
+        match self.open.as_mut_slice() {
+            // Nobody else is there who could have written it.
+            [block] if block.expects(label) && pid.is_none() => {
+                self.lines += 1;
+                let begin = block.begin;
+                block.touched = self.lines;
+                let answered = block.take_awaited(label, value, &mut self.values);
+                self.wrote(begin);
+                if answered {
+                    Taken::Answered(begin)
+                } else {
+                    Taken::Line(begin)
+                }
+            }
+            _ => self.field(label, value, pid, None),
         }
     }
 

@@ -48,7 +48,7 @@ use requests::words;
 use trace::Traces;
 use waiting::Waiting;
 
-pub use run::Ahead;
+pub use run::{Ahead, Handled};
 pub use saved::VERSION;
 pub use trace::Trace;
 
@@ -181,20 +181,32 @@ impl Assembler {
         let Some((label, value)) = line::field(text) else {
             return self.handle_kind(&line::kind(text), true, input, out);
         };
+        self.handle_field(label, value, input, out);
+    }
+
+    /// A line of a block at the moment of the one above. Whether the block took it
+    /// and goes on.
+    #[inline(always)]
+    fn handle_field(
+        &mut self,
+        label: Label,
+        value: &[u8],
+        input: &Input<'_>,
+        out: &mut Vec<Event>,
+    ) -> bool {
         if self.past == Past::Untouched {
             self.past = Past::Late(self.now);
         }
-        let taken = match input.pid {
-            None => self.blocks.own_field(label, value),
-            pid => self.blocks.field(label, value, pid, None),
-        };
-        if !matches!(taken, Taken::Line(_)) || label == Label::Workstation || self.traces.is_some()
-        {
-            let mut at = At::line(input, &self.here);
-            self.field_taken(taken, label, value, &mut at, input.pid, true, out);
-            return self.count(label.class(), || at.seen().id);
+        let taken = self.blocks.own_field(label, value, input.pid);
+        let goes_on = matches!(taken, Taken::Line(_));
+        if goes_on && label != Label::Workstation && self.traces.is_none() {
+            self.counters.line(label.class());
+            return true;
         }
-        self.counters.line(label.class());
+        let mut at = At::line(input, &self.here);
+        self.field_taken(taken, label, value, &mut at, input.pid, true, out);
+        self.count(label.class(), || at.seen().id);
+        goes_on
     }
 
     /// A line that does not just go on at the moment of the one above.

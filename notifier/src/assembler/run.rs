@@ -5,9 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::blocks::Taken;
-use super::presence::Past;
-use super::{Assembler, At, Event, IdMaker, Input, Label};
+use super::{Assembler, Event, IdMaker, Input};
 use crate::line;
 
 /// What was read of a log and not handled, from the beginning of a line on.
@@ -40,8 +38,7 @@ impl Assembler {
     /// moment of the line above, until a request is answered.
     #[inline]
     pub fn handle_ahead(&mut self, ahead: &Ahead<'_>, out: &mut Vec<Event>) -> Handled {
-        let simple = self.traces.is_none() && !self.waiting.waits_by_line();
-        if self.blocks.is_empty() || self.past == Past::Untouched || !simple {
+        if self.blocks.is_empty() || self.waiting.waits_by_line() {
             return Handled::default();
         }
         self.handle_block_lines(ahead, out)
@@ -64,28 +61,22 @@ impl Assembler {
                 break;
             }
             self.line += 1;
-            let taken = self.blocks.own_field(label, value);
-            self.counters.line(label.class());
-            let simple = matches!(taken, Taken::Line(_));
-            if !simple || label == Label::Workstation {
-                let input = Input {
-                    text,
-                    raw: text,
-                    offset: ahead.offset + handled.bytes as u64,
-                    ids: ahead.ids,
-                    stamp: None,
-                    yearless: None,
-                    pid: None,
-                    unwrapped: false,
-                    read_at: ahead.read_at,
-                };
-                let mut at = At::line(&input, &self.here);
-                self.field_taken(taken, label, value, &mut at, None, true, out);
-            }
+            let input = Input {
+                text,
+                raw: text,
+                offset: ahead.offset + handled.bytes as u64,
+                ids: ahead.ids,
+                stamp: None,
+                yearless: None,
+                pid: None,
+                unwrapped: false,
+                read_at: ahead.read_at,
+            };
+            let goes_on = self.handle_field(label, value, &input, out);
             handled.lines += 1;
             handled.bytes += length + 1;
             rest = after.get(1..).unwrap_or_default();
-            if !simple {
+            if !goes_on {
                 break;
             }
         }

@@ -19,7 +19,8 @@ pub(super) const TRAIL_SIZE: usize = 1024;
 ///
 /// Fill it with [`read_from`](Self::read_from) or [`push`](Self::push), then take
 /// lines with [`next_line`](Self::next_line) until it gives `None`, or have them
-/// handed over with [`hand_over`](Self::hand_over). Drained like that, it holds at most the line bound, one fill and the trail.
+/// handed over with [`hand_over`](Self::hand_over). Drained like that, it holds at
+/// most the line bound, one fill and the trail.
 ///
 /// ```
 /// # use notifier::source::splitter::LineSplitter;
