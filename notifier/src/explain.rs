@@ -73,12 +73,12 @@ pub fn explain(what: &Explain, out: &mut impl Write) -> Result<(), ExplainError>
                     .into_iter()
                     .filter(|t| t.line == id),
             );
-            events.extend(reader.drain_events());
+            events.append(reader.events());
             Ok(())
         },
     )?;
     reader.finish(false);
-    events.extend(reader.drain_events());
+    events.append(reader.events());
     traces.extend(
         reader
             .assembler()

@@ -188,9 +188,9 @@ impl Reader {
         std::mem::take(&mut self.events)
     }
 
-    /// The same without giving the list away: for a caller that goes on at once.
-    pub fn drain_events(&mut self) -> std::vec::Drain<'_, Event> {
-        self.events.drain(..)
+    /// The same without giving the list away, for a caller that empties it at once.
+    pub fn events(&mut self) -> &mut Vec<Event> {
+        &mut self.events
     }
 
     /// The assembler, for those who want its traces.

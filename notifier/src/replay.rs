@@ -146,8 +146,9 @@ fn read_aside<W: Write>(what: &Replay, printer: &mut Printer<'_, W>) -> Result<(
         });
         let printed = from.into_iter().try_for_each(|part| match part {
             Part::Events(mut events) => {
-                printer.print(events.drain(..))?;
-                // Nobody needs it once all is read.
+                printer.print(&mut events)?;
+                // Given back whole: whoever made the events frees them cheaper. Nobody
+                // needs them once all is read.
                 let _unused = back.send(events);
                 Ok(())
             }
@@ -174,14 +175,15 @@ enum Part {
 struct Batches {
     batch: Vec<Event>,
     to: SyncSender<Part>,
-    /// Batches that were printed, to be filled again.
+    /// Batches that were printed, to be emptied and filled again.
     returned: Receiver<Vec<Event>>,
 }
 
 impl Batches {
     fn send(&mut self) -> io::Result<()> {
-        let empty = self.returned.try_recv();
-        let empty = empty.unwrap_or_else(|_| Vec::with_capacity(BATCH));
+        let printed = self.returned.try_recv();
+        let mut empty = printed.unwrap_or_else(|_| Vec::with_capacity(BATCH));
+        empty.clear();
         let full = std::mem::replace(&mut self.batch, empty);
         self.hand_over(Part::Events(full))
     }
@@ -194,7 +196,7 @@ impl Batches {
 
 impl Taker for Batches {
     fn take(&mut self, reader: &mut Reader) -> io::Result<()> {
-        self.batch.extend(reader.drain_events());
+        self.batch.append(reader.events());
         if self.batch.len() >= BATCH {
             self.send()?;
         }
@@ -322,22 +324,22 @@ impl<'a, W: Write> Printer<'a, W> {
         }
     }
 
-    fn print(&mut self, events: impl Iterator<Item = Event>) -> io::Result<()> {
-        for mut event in events {
+    fn print(&mut self, events: &mut [Event]) -> io::Result<()> {
+        for event in events {
             match &mut self.form {
                 Printed::Json(lines) => {
                     // Without stamps no time passes, and what repeats is a repeat.
                     let now = event.time.map_or(Timestamp::UNIX_EPOCH, |time| time.at);
-                    self.policy.handle_event(&mut event, now);
-                    lines.add(&event);
+                    self.policy.handle_event(event, now);
+                    lines.add(event);
                     if lines.is_enough() {
                         lines.write_to(self.out)?;
                     }
                 }
                 Printed::Table(table) => {
                     // It does not show who would have been told.
-                    self.policy.classify(&mut event);
-                    table.add(&event);
+                    self.policy.classify(event);
+                    table.add(event);
                     if table.rows.len() >= ENOUGH {
                         table.write_to(self.out)?;
                     }
@@ -366,7 +368,10 @@ impl<'a, W: Write> Printer<'a, W> {
 
 impl<W: Write> Taker for Printer<'_, W> {
     fn take(&mut self, reader: &mut Reader) -> io::Result<()> {
-        self.print(reader.drain_events())
+        let events = reader.events();
+        self.print(events)?;
+        events.clear();
+        Ok(())
     }
 
     fn end_log(&mut self, lines: Lines) -> io::Result<()> {
