@@ -36,6 +36,8 @@ pub(super) enum Why {
     Closed(Tick),
     /// Some have waited long enough.
     Due,
+    /// Too many wait, and the oldest were made due.
+    Full,
     /// Nothing more will come.
     End,
 }
@@ -57,6 +59,20 @@ fn moment(time: EventTime) -> Moment {
     (time.at.as_second(), time.at.subsec_nanosecond())
 }
 
+/// Different for most addresses that differ.
+fn in_short(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits().into(),
+        IpAddr::V6(ip) => {
+            let octets = ip.octets();
+            let (halves, _) = octets.as_chunks();
+            halves
+                .iter()
+                .fold(0, |all, half| all ^ u64::from_be_bytes(*half))
+        }
+    }
+}
+
 /// Whole seconds from one moment to another, rounded down.
 fn seconds((from, from_nanos): Moment, (to, to_nanos): Moment) -> i64 {
     to - from - i64::from(to_nanos < from_nanos)
@@ -67,9 +83,24 @@ fn seconds((from, from_nanos): Moment, (to, to_nanos): Moment) -> i64 {
 pub(super) struct Scales {
     rows: Rows,
     weigher: Weigher,
+    /// By a connection's place: the column that it had when it last had one.
+    columns: Vec<usize>,
+    /// By column: its address in short.
+    short: Vec<u64>,
     /// By column: what its address comes to in the row that is looked at.
     sums: Vec<f64>,
     left: Vec<usize>,
+}
+
+impl Scales {
+    fn note(&mut self, place: usize, column: usize) {
+        if self.columns.len() <= place {
+            self.columns.resize(place + 1, 0);
+        }
+        if let Some(at) = self.columns.get_mut(place) {
+            *at = column;
+        }
+    }
 }
 
 impl Assembler {
@@ -88,16 +119,18 @@ impl Assembler {
             left.retain(|row| group & bit(*row) == 0);
             let crowd = group.count_ones() > CROWD;
             let all = why == Why::End || self.is_over(group);
-            if !all && why != Why::Due && crowd {
+            if !all && !matches!(why, Why::Due | Why::Full) && crowd {
                 continue;
             }
             let decided = self.beliefs(group, all, &mut scales);
             if decided.is_empty() {
                 continue;
             }
-            // The others are weighed again without them.
+            // The others are weighed again without them, but for a crowd that stays one.
             let gone = decided.iter().fold(0, |gone, (row, _)| gone | bit(*row));
-            left.extend(bits(group & !gone));
+            if why != Why::Full {
+                left.extend(bits(group & !gone));
+            }
             for row in &mut left {
                 *row -= (gone & bit(*row).wrapping_sub(1)).count_ones() as usize;
             }
@@ -136,9 +169,14 @@ impl Assembler {
 
     /// Whether nobody who may have asked any of these can do anything more.
     fn is_over(&self, group: u64) -> bool {
-        let pending = self.waiting.group(group);
         let closed = |id: &Tick| self.connections.get(*id).is_none_or(|c| c.closed.is_some());
-        pending.flat_map(|pending| &pending.candidates).all(closed)
+        let of_group = |(row, _): &(usize, &Pending)| group & bit(*row) != 0;
+        // Those of the latest are the least likely to have closed.
+        let latest_first = self.waiting.pending.iter().enumerate().rev();
+        let mut candidates = latest_first
+            .filter(of_group)
+            .flat_map(|(_, p)| &p.candidates);
+        candidates.all(closed)
     }
 
     /// What these requests come to, weighed against each other: those of which that
@@ -147,6 +185,7 @@ impl Assembler {
         let most = self.waiting.group(group).map(|p| p.candidates.len()).max();
         let mut columns: Vec<Column<'_>> = Vec::with_capacity(most.unwrap_or(0) + 8);
         scales.rows.clear();
+        scales.short.clear();
         for pending in self.waiting.group(group) {
             let home = pending.asked.machine;
             let home = home.and_then(|machine| self.waiting.homes.peek(&machine));
@@ -156,15 +195,20 @@ impl Assembler {
             // Most rows name the same connections in the same order.
             let mut next = 0;
             for id in &pending.candidates {
-                let is = |column: &Column<'_>| column.connection.accepted == *id;
-                if !columns.get(next).is_some_and(is) {
-                    next = match columns.iter().position(is) {
+                let is_at = |at: &usize| {
+                    let column: Option<&Column<'_>> = columns.get(*at);
+                    column.is_some_and(|column| column.connection.accepted == *id)
+                };
+                if !is_at(&next) {
+                    let Some((place, connection)) = self.connections.placed(*id) else {
+                        continue;
+                    };
+                    let noted = scales.columns.get(place).copied();
+                    next = match noted.filter(is_at) {
                         Some(at) => at,
                         None => {
-                            let Some(connection) = self.connections.get(*id) else {
-                                continue;
-                            };
-                            columns.push(self.column(connection, &columns));
+                            columns.push(self.column(connection, &columns, &mut scales.short));
+                            scales.note(place, columns.len() - 1);
                             columns.len() - 1
                         }
                     };
@@ -197,14 +241,25 @@ impl Assembler {
         decided
     }
 
-    fn column<'a>(&self, connection: &'a Connection, before: &[Column<'_>]) -> Column<'a> {
+    /// A column after those before it, whose addresses are noted in `short`.
+    fn column<'a>(
+        &self,
+        connection: &'a Connection,
+        before: &[Column<'_>],
+        short: &mut Vec<u64>,
+    ) -> Column<'a> {
+        let own = connection.ip.map_or(0, in_short);
         let same = |column: &Column<'_>| column.connection.ip == connection.ip;
-        let first = || before.iter().position(same).unwrap_or(before.len());
+        let first = match short.contains(&own) {
+            true => before.iter().position(same).unwrap_or(before.len()),
+            false => before.len(),
+        };
+        short.push(own);
         Column {
             connection,
             accepted: connection.seen.time.map(moment),
             idle: self.idle(connection),
-            address: connection.ip.map(|_| first()),
+            address: connection.ip.map(|_| first),
         }
     }
 
@@ -302,12 +357,11 @@ impl Assembler {
             }
             Attribution::Unknown => {}
         }
-        if let Some(connection) = connection.and_then(|id| self.connections.get_mut(id)) {
+        if let Some(connection) = connection.and_then(|id| self.connections.asked(id, 1)) {
             let share = match guess {
                 Some((id, share)) if id == connection.accepted => share,
                 _ => 0.0,
             };
-            connection.requests += 1;
             if connection.speaker.is_none() {
                 let speaker = |machine| Speaker { machine, share };
                 connection.speaker = pending.asked.machine.map(speaker);
@@ -328,14 +382,15 @@ impl Assembler {
         asked: &Asked,
     ) -> bool {
         let now = self.now;
-        let Some(connection) = self.connections.get_mut(id) else {
+        let requests = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        let Some(connection) = self.connections.asked(id, requests) else {
             return false;
         };
-        for event in events {
-            connection.requests += 1;
+        let before = connection.requests.saturating_sub(requests);
+        for (event, more) in events.iter_mut().zip(1..) {
             event.attribution = Some(attribution);
             event.connection = Some(connection.seen.id);
-            event.request_number = Some(connection.requests);
+            event.request_number = Some(before.saturating_add(more));
             event.ip = connection.ip;
             event.port = connection.port;
             event.zone.clone_from(&connection.zone);

@@ -68,7 +68,7 @@ pub(super) struct Connection {
     pub(super) mark: Option<Mark>,
     /// MS-RPC builds print an accepted line for every request and never a closed one.
     pub(super) rpc: bool,
-    /// Requests attributed to it so far, guesses included.
+    /// Requests attributed to it so far, guesses included; see [`Connections::asked`].
     pub(super) requests: u32,
     pub(super) speaker: Option<Speaker>,
     /// When it last did something, by the log's time.
@@ -111,6 +111,9 @@ pub(super) struct Connections {
     /// Those that are open, stale ones included.
     #[serde(skip)]
     open: usize,
+    /// How many of those are fresh.
+    #[serde(skip)]
+    fresh: usize,
     suspects: Vec<(Box<[u8]>, Seen)>,
     #[serde(skip)]
     pub(super) evicted: u64,
@@ -121,6 +124,7 @@ impl Connections {
     pub(super) fn restored(mut self) -> Self {
         for connection in self.all.oldest().filter(|c| c.closed.is_none()) {
             self.open += 1;
+            self.fresh += usize::from(connection.is_fresh());
             if !connection.rpc {
                 self.by_name
                     .insert(connection.name.clone(), connection.accepted);
@@ -134,6 +138,11 @@ impl Connections {
 
     pub(super) fn get(&self, id: Tick) -> Option<&Connection> {
         self.all.get(id)
+    }
+
+    /// A connection and a number below a few thousand that is its own while it is here.
+    pub(super) fn placed(&self, id: Tick) -> Option<(usize, &Connection)> {
+        self.all.placed(id)
     }
 
     pub(super) fn get_mut(&mut self, id: Tick) -> Option<&mut Connection> {
@@ -183,6 +192,7 @@ impl Connections {
             self.by_mark.insert(mark, tick);
         }
         self.open += 1;
+        self.fresh += 1;
         self.all.push(Connection {
             accepted: tick,
             seen,
@@ -220,6 +230,7 @@ impl Connections {
         {
             connection.closed = Some(tick);
             self.open -= 1;
+            self.fresh -= usize::from(connection.is_fresh());
             unname(&mut self.by_name, &mut self.by_mark, connection);
         }
     }
@@ -228,9 +239,42 @@ impl Connections {
         let connection = self.all.remove(id)?;
         if connection.closed.is_none() {
             self.open -= 1;
+            self.fresh -= usize::from(connection.is_fresh());
             unname(&mut self.by_name, &mut self.by_mark, &connection);
         }
         Some(connection)
+    }
+
+    /// Notes that a connection made so many requests.
+    pub(super) fn asked(&mut self, id: Tick, requests: u32) -> Option<&mut Connection> {
+        self.change(id, |connection| {
+            connection.requests = connection.requests.saturating_add(requests);
+        })
+    }
+
+    /// Notes that the server turned a connection away, which it told.
+    pub(super) fn turned_away(&mut self, id: Tick) -> Option<&mut Connection> {
+        self.change(id, |connection| connection.dropped = true)
+    }
+
+    /// Changes what may make it one that is not fresh any more.
+    fn change(
+        &mut self,
+        id: Tick,
+        change: impl FnOnce(&mut Connection),
+    ) -> Option<&mut Connection> {
+        let connection = self.all.get_mut(id)?;
+        let was_fresh = connection.is_fresh();
+        change(connection);
+        if connection.closed.is_none() && was_fresh && !connection.is_fresh() {
+            self.fresh -= 1;
+        }
+        Some(connection)
+    }
+
+    /// How many open connections are fresh, and how many are not.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.fresh, self.open - self.fresh)
     }
 
     /// Open connections, the newest first.
@@ -372,22 +416,28 @@ pub(super) fn is_public(ip: IpAddr) -> bool {
     }
 }
 
-/// One of which nothing matters but its tick.
 #[cfg(test)]
-pub(super) fn a_connection(tick: Tick) -> Connection {
-    let seen = Seen {
+fn seen() -> Seen {
+    Seen {
         id: crate::event::EventId::NONE,
         time: None,
         time_source: crate::event::TimeSource::Read,
         pid: None,
-    };
+    }
+}
+
+/// One of which nothing matters but its tick.
+#[cfg(test)]
+pub(super) fn a_connection(tick: Tick) -> Connection {
     let mut connections = Connections::default();
-    connections.open(tick, Peer::rpc(None), seen);
+    connections.open(tick, Peer::rpc(None), seen());
     connections.forget(tick).expect("it was just opened")
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -400,6 +450,28 @@ mod tests {
         );
         assert_eq!(address("999.0.2.15"), (None, None));
         assert_eq!(Peer::rpc(Some(b"\xff")).address, None);
+    }
+
+    proptest! {
+        /// Whatever happens to connections, those that are fresh are counted.
+        #[test]
+        fn the_fresh_are_counted(steps in proptest::collection::vec((0..5_u8, any::<prop::sample::Index>()), 1..300)) {
+            let mut connections = Connections::default();
+            for (tick, (step, which)) in (1..).zip(steps) {
+                let ids: Vec<Tick> = connections.all.oldest().map(|c| c.accepted).collect();
+                let id = if ids.is_empty() { 0 } else { *which.get(&ids) };
+                match step {
+                    0 => connections.open(tick, Peer { name: &format!("peer {}", tick % 20), ..Peer::rpc(None) }, seen()),
+                    1 => connections.close(id, tick),
+                    2 => drop(connections.forget(id)),
+                    3 => drop(connections.asked(id, 1)),
+                    _ => drop(connections.turned_away(id)),
+                }
+                let open = || connections.newest();
+                let fresh = open().filter(|c| c.is_fresh()).count();
+                prop_assert_eq!(connections.counts(), (fresh, open().count() - fresh));
+            }
+        }
     }
 
     #[test]

@@ -109,10 +109,9 @@ impl Assembler {
         let Some(id) = self.connections.newest().find(fits).map(|c| c.accepted) else {
             return;
         };
-        let Some(connection) = self.connections.get_mut(id) else {
+        let Some(connection) = self.connections.turned_away(id) else {
             return;
         };
-        connection.dropped = true;
         let (subject, rpc) = (connection.seen.id, connection.rpc);
         self.concerns(|_| Some(subject));
         if let Some(connection) = self.connections.get(id) {

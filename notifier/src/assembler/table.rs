@@ -26,7 +26,7 @@ pub(super) struct Table {
 }
 
 /// A crowd has fewer ticks.
-const RECENT: usize = 256;
+const RECENT: usize = 1024;
 
 fn recent(id: Tick) -> usize {
     usize::try_from(id % RECENT as Tick).unwrap_or(0)
@@ -45,9 +45,16 @@ impl Table {
         }
     }
 
+    /// A connection and where it is: no other is there while this one is.
+    #[inline]
+    pub(super) fn placed(&self, id: Tick) -> Option<(usize, &Connection)> {
+        let place = self.place(id)?;
+        Some((place, self.places.get(place)?))
+    }
+
     #[inline]
     pub(super) fn get(&self, id: Tick) -> Option<&Connection> {
-        self.places.get(self.place(id)?)
+        self.placed(id).map(|(_, connection)| connection)
     }
 
     #[inline]

@@ -714,6 +714,39 @@ fn tables_are_bounded_and_say_what_they_forget() {
     assert_eq!(assembler.take_counters().evicted_blocks, 300 - 256);
 }
 
+#[test]
+fn when_too_many_wait_the_oldest_are_decided_together() {
+    let mut assembler = Assembler::new("log".into(), TimeZone::UTC);
+    let mut lines: Vec<String> = (0..100)
+        .map(|n| format!("IPv4 connection accepted: 192.0.2.{n}:1024."))
+        .collect();
+    let request = |n: u32| {
+        [
+            format!("KMS v6.0 request from PC{n} for Windows 7 Professional"),
+            "Sending ePID (x): y".into(),
+        ]
+    };
+    lines.extend((0..64).flat_map(request));
+    let decided = feed(&mut assembler, &lines);
+    assert!(decided.is_empty(), "anybody may have asked: {decided:?}");
+    let [begin, answer] = request(64);
+    // It shows that the line before it was an answer.
+    let next = "IPv4 connection accepted: 192.0.2.100:1024.".into();
+    let decided = feed(&mut assembler, &[begin, answer, next]);
+    let names: Vec<_> = decided
+        .iter()
+        .filter_map(|event| event.request.as_ref()?.workstation.as_deref())
+        .collect();
+    let oldest: Vec<_> = (0..16).map(|n| format!("PC{n}")).collect();
+    assert_eq!(names, oldest);
+    assert_eq!(assembler.take_counters().evicted_requests, 16);
+    // All others get their turn.
+    let mut rest = Vec::new();
+    assembler.finish(false, &mut rest);
+    let requests = rest.iter().filter(|event| event.request.is_some());
+    assert_eq!(requests.count(), 65 - 16);
+}
+
 proptest! {
     /// Lines of real logs in any order, damaged or not: nothing panics, every line
     /// is counted once, and nothing that only a forger could have said is exact.

@@ -16,9 +16,11 @@ use super::presence::Past;
 use crate::event::{Attribution, Event, Kind as EventKind};
 use crate::line::Mark;
 
-/// Requests that wait at once at most, each a bit of a number; the oldest is then
-/// decided as it is.
+/// Requests that wait at once at most, each a bit of a number. When one more comes,
+/// the oldest are decided as they are, and several together: all that wait are
+/// weighed for it, which for every single request of a crowd takes a millisecond.
 const MAX_WAITING: usize = 64;
+const DECIDED_TOGETHER: usize = 16;
 
 /// Connections weighed for one request at most: the newest that asked nothing
 /// yet, and as many of those that spoke before.
@@ -159,7 +161,7 @@ impl Waiting {
     ) {
         let reason = |pending: &Pending| match why {
             Why::Closed(id) => pending.may_be(id),
-            Why::Due => pending.is_due(now, line),
+            Why::Due | Why::Full => pending.is_due(now, line),
             Why::Asked | Why::End => true,
         };
         rows.clear();
@@ -321,11 +323,11 @@ impl Assembler {
             }
             None => {
                 if self.waiting.pending.len() >= MAX_WAITING {
-                    self.waiting.evicted += 1;
-                    if let Some(oldest) = self.waiting.pending.first_mut() {
+                    for oldest in self.waiting.pending.iter_mut().take(DECIDED_TOGETHER) {
+                        self.waiting.evicted += 1;
                         (oldest.due, oldest.due_line) = (self.now, self.line);
                     }
-                    self.settle(Why::Due, out);
+                    self.settle(Why::Full, out);
                 }
                 let events = vec![event];
                 let mut pending = Pending {
@@ -388,16 +390,22 @@ impl Assembler {
         };
         let (mut fresh, mut spoken) = (Vec::with_capacity(MAX_FRESH), Vec::new());
         let mut cut = false;
-        for connection in self
-            .connections
-            .newest()
-            .take(MAX_LOOKED_AT)
-            .filter(|c| own(c))
-        {
-            if connection.dropped {
+        let (mut fresh_left, mut others_left) = self.connections.counts();
+        for connection in self.connections.newest().take(MAX_LOOKED_AT) {
+            let is_fresh = connection.is_fresh();
+            // In a large crowd nearly all are of one kind, and a few tell all.
+            let no_fresh = fresh_left == 0 || cut;
+            let no_others = others_left == 0 || spoken.len() == MAX_SPOKEN;
+            if no_fresh && no_others {
+                break;
+            }
+            match is_fresh {
+                true => fresh_left -= 1,
+                false => others_left -= 1,
+            }
+            if connection.dropped || !own(connection) {
                 continue;
             }
-            let is_fresh = connection.is_fresh();
             let (list, most) = if is_fresh {
                 (&mut fresh, MAX_FRESH)
             } else {
