@@ -1,6 +1,7 @@
 //! The thread of one log: waits for bytes, reads them into events, hands those on.
 
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -38,6 +39,9 @@ pub struct Batch {
     pub log: Arc<str>,
     /// Decided events, in order.
     pub events: Vec<Event>,
+    /// Where the events go when all is done with them: whoever made them frees them
+    /// cheaper than another thread.
+    pub spent: mpsc::Sender<Vec<Event>>,
     /// What the assembler counted.
     pub counters: Counters,
     /// What went through the reader.
@@ -118,6 +122,9 @@ pub struct Follower {
     wake: Wake,
     reader: Reader,
     hub: Sender<Message>,
+    /// Events of earlier batches, and how the hub gives them back.
+    returned: mpsc::Receiver<Vec<Event>>,
+    spent: mpsc::Sender<Vec<Event>>,
     ends: Vec<Waker>,
     positions: Option<Positions>,
     dropped_requests: u64,
@@ -153,12 +160,15 @@ impl Follower {
         reader: Reader,
         hub: Sender<Message>,
     ) -> Self {
+        let (spent, returned) = mpsc::channel();
         Self {
             log,
             source,
             wake,
             reader,
             hub,
+            returned,
+            spent,
             ends: Vec::new(),
             positions: None,
             dropped_requests: 0,
@@ -290,7 +300,9 @@ impl Follower {
         last: bool,
     ) -> bool {
         let traffic = self.reader.take_traffic();
-        let events = self.reader.take_events();
+        let mut empty = self.returned.try_iter().last().unwrap_or_default();
+        empty.clear();
+        let events = std::mem::replace(self.reader.events(), empty);
         let position = self.position(events.len(), last);
         let nothing = progress.read == 0 && events.is_empty() && traffic == Traffic::default();
         if nothing && !changed && position.is_none() {
@@ -299,6 +311,7 @@ impl Follower {
         let batch = Batch {
             log: Arc::clone(&self.log),
             events,
+            spent: self.spent.clone(),
             counters: self.reader.take_counters(),
             traffic,
             bytes: progress.read,

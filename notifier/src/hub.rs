@@ -337,6 +337,8 @@ impl<W: Write> Hub<W> {
             store.handle_log(batch.log, position);
             self.unsaved = true;
         }
+        // The log may have ended.
+        let _ = batch.spent.send(batch.events);
         // A stream cannot be read again.
         self.unsaved |= !batch.read_again && self.store.is_some() && self.policy.has_changed();
         Ok(())
