@@ -461,7 +461,12 @@ mod tests {
                 let ids: Vec<Tick> = connections.all.oldest().map(|c| c.accepted).collect();
                 let id = if ids.is_empty() { 0 } else { *which.get(&ids) };
                 match step {
-                    0 => connections.open(tick, Peer { name: &format!("peer {}", tick % 20), ..Peer::rpc(None) }, seen()),
+                    0 => {
+                        // A port is used again, with and without a closed line.
+                        let name = &format!("peer {}", tick % 20);
+                        let peer = Peer { name, rpc: tick % 3 == 0, ..Peer::rpc(None) };
+                        connections.open(tick, peer, seen());
+                    }
                     1 => connections.close(id, tick),
                     2 => drop(connections.forget(id)),
                     3 => drop(connections.asked(id, 1)),
