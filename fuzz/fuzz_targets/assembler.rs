@@ -48,8 +48,8 @@ fuzz_target!(|input: &[u8]| {
     let mut reader = read(input, true);
     assert_eq!(reader.take_counters(), by_line.take_counters());
     assert_eq!(reader.take_traffic(), by_line.take_traffic());
-    let events = reader.take_events();
-    assert_eq!(events, by_line.take_events());
+    let events = std::mem::take(reader.events());
+    assert_eq!(events, *by_line.events());
     for event in events {
         let hedged = event.attribution == Some(Attribution::Ambiguous);
         assert_eq!(hedged, !event.candidates.is_empty());

@@ -14,13 +14,10 @@ use jiff::tz::TimeZone;
 use notifier::config::{self, Command, Replay};
 use notifier::line::classify;
 use notifier::reader::Reader;
-use notifier::replay::replay;
+use notifier::replay::{READ_SIZE, replay};
 use notifier::source::container::Format;
 use notifier::source::splitter::LineSplitter;
 use notifier::source::{DEFAULT_MAX_LINE, LineHandler, Opened};
-
-/// As `replay` reads.
-const READ_SIZE: usize = 256 * 1024;
 
 /// Recordings that are left out: wrapped or without dates.
 const OTHER_FORMS: [&str; 4] = ["cri-", "docker-", "syslog", "nodate"];
@@ -98,7 +95,7 @@ fn reading(criterion: &mut Criterion) {
                 }
             });
             reader.finish(false);
-            black_box(reader.take_events());
+            black_box(reader.events());
         });
     });
 

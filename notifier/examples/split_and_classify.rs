@@ -9,11 +9,9 @@ use std::hint::black_box;
 use std::io::{self, Write};
 
 use notifier::line::classify;
+use notifier::replay::READ_SIZE;
 use notifier::source::DEFAULT_MAX_LINE;
 use notifier::source::splitter::LineSplitter;
-
-/// As `replay` reads.
-const READ_SIZE: usize = 256 * 1024;
 
 fn main() -> io::Result<()> {
     let Some(path) = env::args_os().nth(1) else {

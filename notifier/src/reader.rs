@@ -183,12 +183,7 @@ impl Reader {
         self.assembler.has_waiting()
     }
 
-    /// The events since the last call, in the order they were decided.
-    pub fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.events)
-    }
-
-    /// The same without giving the list away, for a caller that empties it at once.
+    /// The events that nobody took yet, in the order they were decided; to be emptied.
     pub fn events(&mut self) -> &mut Vec<Event> {
         &mut self.events
     }

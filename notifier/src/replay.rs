@@ -31,7 +31,7 @@ use crate::source::{CloseReason, Closed, LineHandler, Opened};
 
 /// How much is read at once: large enough that system calls do not count, small
 /// enough to stay in the cache.
-pub(crate) const READ_SIZE: usize = 128 * 1024;
+pub const READ_SIZE: usize = 128 * 1024;
 
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]

@@ -63,7 +63,7 @@ fn read<'a>(
     }
     reader.finish(false);
     let json = |event| serde_json::to_string(&event).expect("events are JSON");
-    let events = reader.take_events().into_iter().map(json).collect();
+    let events = reader.events().drain(..).map(json).collect();
     let counted = format!("{:?} {:?}", reader.take_counters(), reader.take_traffic());
     (events, counted)
 }

@@ -84,7 +84,7 @@ pub(super) struct Scales {
     rows: Rows,
     weigher: Weigher,
     /// By a connection's place: the column that it had when it last had one.
-    columns: Vec<usize>,
+    column_at: Vec<usize>,
     /// By column: its address in short.
     short: Vec<u64>,
     /// By column: what its address comes to in the row that is looked at.
@@ -94,10 +94,10 @@ pub(super) struct Scales {
 
 impl Scales {
     fn note(&mut self, place: usize, column: usize) {
-        if self.columns.len() <= place {
-            self.columns.resize(place + 1, 0);
+        if self.column_at.len() <= place {
+            self.column_at.resize(place + 1, 0);
         }
-        if let Some(at) = self.columns.get_mut(place) {
+        if let Some(at) = self.column_at.get_mut(place) {
             *at = column;
         }
     }
@@ -169,14 +169,9 @@ impl Assembler {
 
     /// Whether nobody who may have asked any of these can do anything more.
     fn is_over(&self, group: u64) -> bool {
+        let pending = self.waiting.group(group);
         let closed = |id: &Tick| self.connections.get(*id).is_none_or(|c| c.closed.is_some());
-        let of_group = |(row, _): &(usize, &Pending)| group & bit(*row) != 0;
-        // Those of the latest are the least likely to have closed.
-        let latest_first = self.waiting.pending.iter().enumerate().rev();
-        let mut candidates = latest_first
-            .filter(of_group)
-            .flat_map(|(_, p)| &p.candidates);
-        candidates.all(closed)
+        pending.flat_map(|pending| &pending.candidates).all(closed)
     }
 
     /// What these requests come to, weighed against each other: those of which that
@@ -203,7 +198,7 @@ impl Assembler {
                     let Some((place, connection)) = self.connections.placed(*id) else {
                         continue;
                     };
-                    let noted = scales.columns.get(place).copied();
+                    let noted = scales.column_at.get(place).copied();
                     next = match noted.filter(is_at) {
                         Some(at) => at,
                         None => {

@@ -272,6 +272,10 @@ impl Connections {
         Some(connection)
     }
 
+    pub(super) fn has_fresh(&self) -> bool {
+        self.fresh > 0
+    }
+
     /// How many open connections are fresh, and how many are not.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.fresh, self.open - self.fresh)

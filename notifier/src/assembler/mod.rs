@@ -454,7 +454,7 @@ impl Assembler {
                 | Label::PreviousClientMachine
                 | Label::Workstation
         );
-        only_asked && self.blocks.is_empty() && self.connections.counts().0 > 0
+        only_asked && self.blocks.is_empty() && self.connections.has_fresh()
     }
 
     /// An event about what was seen there; everything else is absent.

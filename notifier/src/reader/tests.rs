@@ -58,7 +58,7 @@ fn read(lines: &[RawLine<'_>], stops: &[usize], paused: bool) -> (Vec<Event>, us
             if paused {
                 reader.pause();
             }
-            events.append(&mut reader.take_events());
+            events.append(reader.events());
             let saved = reader.save();
             largest = largest.max(saved.bytes.len());
             reader = self::reader();
@@ -79,7 +79,7 @@ fn read(lines: &[RawLine<'_>], stops: &[usize], paused: bool) -> (Vec<Event>, us
         reader.line(0, *line);
     }
     reader.finish(false);
-    events.append(&mut reader.take_events());
+    events.append(reader.events());
     (events, largest)
 }
 
@@ -137,7 +137,7 @@ fn read_rotated(lines: &[RawLine<'_>], at: usize, overlap: bool) -> Vec<Event> {
         reader.closed(first);
     }
     reader.finish(false);
-    reader.take_events()
+    std::mem::take(reader.events())
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_line_in_parts_outlives_an_empty_file_and_a_restart() {
         (1..=empty).for_each(|number| second.opened(opened(number, 0, None)));
         second.line(empty, line(0, ended));
         second.line(empty, line(ended.len() as u64 + 1, closed));
-        let events = second.take_events();
+        let events = std::mem::take(second.events());
         let kinds: Vec<_> = events
             .iter()
             .map(|event| (event.kind, event.port))
@@ -265,7 +265,7 @@ fn what_another_version_left_is_dropped_and_nobody_is_exact() {
     }
     second.finish(false);
     let exact = Some(crate::event::Attribution::Exact);
-    let events = second.take_events();
+    let events = std::mem::take(second.events());
     assert!(events.iter().any(|event| event.attribution.is_some()));
     let within = |event: &&Event| {
         let since = events[0].time.unwrap().at;
