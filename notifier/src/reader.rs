@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
 use serde::Deserialize;
 
@@ -409,12 +408,8 @@ fn handle(
 ) {
     let (stamp, yearless) = match message.stamp {
         Some(Stamp::Exact(time)) => (Some(time), None),
-        Some(Stamp::Yearless(s)) => {
-            // Any leap year: the real one is found from the file's mtime, which
-            // while following is now.
-            let date = DateTime::new(2000, s.month, s.day, s.hour, s.minute, s.second, 0).ok();
-            (None, date.zip(now.or(modified)))
-        }
+        // The real year is found from the file's mtime, which while following is now.
+        Some(Stamp::Yearless(stamp)) => (None, now.or(modified).map(|now| (stamp, now))),
         None => (None, None),
     };
     let input = Input {

@@ -18,6 +18,9 @@ pub(super) struct Clock {
     #[serde(skip, default = "utc")]
     zone: TimeZone,
     stamp: [u8; 19],
+    /// The stamp without a year that `time` was found for, and by which mtime.
+    #[serde(skip)]
+    yearless: Option<(DateTime, Timestamp)>,
     time: Option<EventTime>,
 }
 
@@ -28,6 +31,7 @@ impl Clock {
         Self {
             zone,
             stamp: [0; 19],
+            yearless: None,
             time: None,
         }
     }
@@ -42,6 +46,7 @@ impl Clock {
         if self.stamp != *stamp || self.time.is_none() {
             let time = self.local(parse(stamp)?)?;
             self.stamp = *stamp;
+            self.yearless = None;
             self.time = Some(time);
         }
         self.time
@@ -50,6 +55,9 @@ impl Clock {
     /// The moment of a local time without a year: the year that is nearest to
     /// `modified` (the file's mtime) and not more than a day after it.
     pub(super) fn yearless(&mut self, stamp: DateTime, modified: Timestamp) -> Option<EventTime> {
+        if self.yearless == Some((stamp, modified)) {
+            return self.time;
+        }
         let year = modified.to_zoned(self.zone.clone()).year();
         let limit = modified + SignedDuration::from_hours(24);
         // The years around it, latest first: the first that is not too late is
@@ -58,13 +66,18 @@ impl Clock {
             let date = stamp.with().year(year + step).build().ok()?;
             self.local(date).filter(|time| time.at <= limit)
         });
-        self.time = found.or(self.time);
+        if found.is_some() {
+            self.stamp = [0; 19];
+            self.yearless = Some((stamp, modified));
+            self.time = found;
+        }
         found
     }
 
     /// Notes a moment that came with the line itself (container, RFC 5424).
     pub(super) fn note(&mut self, time: EventTime) {
         self.stamp = [0; 19];
+        self.yearless = None;
         self.time = Some(time);
     }
 
@@ -179,6 +192,34 @@ mod tests {
             read(&mut clock, "2026-10-25 02:30:00"),
             "2026-10-25T02:30:00+01:00"
         );
+    }
+
+    #[test]
+    fn stamps_of_several_kinds_in_turns_stay_what_they_are() {
+        let mut clock = clock("UTC");
+        let modified: Timestamp = "2026-12-01T00:00:00Z".parse().expect("a time");
+        let syslog: DateTime = "2000-11-20T21:19:07".parse().expect("a date");
+        let container: Timestamp = "2026-11-20T21:19:09Z".parse().expect("a time");
+        for _ in 0..2 {
+            assert_eq!(
+                read(&mut clock, "2026-11-20 21:19:06"),
+                "2026-11-20T21:19:06+00:00"
+            );
+            for _ in 0..2 {
+                let found = clock
+                    .yearless(syslog, modified)
+                    .map(|time| time.to_string());
+                assert_eq!(found.as_deref(), Some("2026-11-20T21:19:07+00:00"));
+            }
+            // The same as before, though another kind came in between.
+            let again = read(&mut clock, "2026-11-20 21:19:06");
+            assert_eq!(again, "2026-11-20T21:19:06+00:00");
+            // By another mtime it is another year's.
+            let later = modified + SignedDuration::from_hours(24 * 365);
+            let found = clock.yearless(syslog, later).map(|time| time.to_string());
+            assert_eq!(found.as_deref(), Some("2027-11-20T21:19:07+00:00"));
+            clock.note(EventTime::utc(container));
+        }
     }
 
     #[test]

@@ -14,10 +14,13 @@
 
 use std::borrow::Cow;
 
+use jiff::civil::DateTime;
 use serde::{Deserialize, Serialize};
 
 use super::RawLine;
-use super::syslog::{self, rfc3339, word};
+use super::docker::docker;
+use super::stamp::Stamps;
+use super::syslog::{self, word};
 use crate::event::EventTime;
 
 /// How many first lines must all be wrapped. A forged name has room for 65
@@ -54,28 +57,13 @@ pub enum Form {
     Syslog,
 }
 
-/// A moment without its year, as classic syslog writes it; valid in a leap year.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct YearlessStamp {
-    /// 1 to 12.
-    pub month: i8,
-    /// 1 to 31.
-    pub day: i8,
-    /// 0 to 23.
-    pub hour: i8,
-    /// 0 to 59.
-    pub minute: i8,
-    /// 0 to 59.
-    pub second: i8,
-}
-
 /// When the wrapper says that a line was printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stamp {
     /// With year and offset.
     Exact(EventTime),
-    /// In local time, without a year.
-    Yearless(YearlessStamp),
+    /// In local time and without its year, which is given as 2000.
+    Yearless(DateTime),
 }
 
 /// A line as the server printed it.
@@ -107,6 +95,8 @@ pub struct Unwrapper {
     max_text: usize,
     /// Parts of a line that goes on, of standard output and standard error.
     parts: [Parts; 2],
+    #[serde(skip)]
+    stamps: Stamps,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -118,13 +108,13 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stream {
+pub(super) enum Stream {
     Stdout,
     Stderr,
 }
 
 impl Stream {
-    fn named(name: &[u8]) -> Option<Self> {
+    pub(super) fn named(name: &[u8]) -> Option<Self> {
         match name {
             b"stdout" => Some(Self::Stdout),
             b"stderr" => Some(Self::Stderr),
@@ -134,12 +124,13 @@ impl Stream {
 }
 
 /// One line of a runtime's log.
-struct Entry<'a> {
-    time: EventTime,
-    stream: Stream,
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Entry<'a> {
+    pub(super) time: EventTime,
+    pub(super) stream: Stream,
     /// Whether the server's line goes on in the stream's next entry.
-    partial: bool,
-    text: Cow<'a, [u8]>,
+    pub(super) partial: bool,
+    pub(super) text: Cow<'a, [u8]>,
 }
 
 /// What was there of a line so far.
@@ -169,6 +160,7 @@ impl Unwrapper {
             state,
             max_text,
             parts: Default::default(),
+            stamps: Stamps::default(),
         }
     }
 
@@ -205,9 +197,15 @@ impl Unwrapper {
         self.judge(line.bytes);
         match self.form() {
             Some(Form::Plain) | None => each(bare(line)),
-            Some(Form::Syslog) => each(from_syslog(line)),
-            Some(Form::Cri) => self.handle_entry(line, cri(line.bytes), each),
-            Some(Form::Docker) => self.handle_entry(line, docker(line.bytes), each),
+            Some(Form::Syslog) => each(from_syslog(line, &mut self.stamps)),
+            Some(Form::Cri) => {
+                let entry = cri(line.bytes, &mut self.stamps);
+                self.handle_entry(line, entry, each);
+            }
+            Some(Form::Docker) => {
+                let entry = docker(line.bytes, &mut self.stamps);
+                self.handle_entry(line, entry, each);
+            }
         }
     }
 
@@ -316,11 +314,12 @@ fn recognise(line: &[u8]) -> State {
 /// Whether a line has a form's complete wrapper. Other programs' lines in a
 /// syslog file count: a rotated one begins with the daemon's own.
 fn has_form(form: Form, line: &[u8]) -> bool {
+    let stamps = &mut Stamps::default();
     match form {
         Form::Plain => true,
-        Form::Cri => cri(line).is_some(),
-        Form::Docker => docker(line).is_some(),
-        Form::Syslog => syslog::header(line).is_some(),
+        Form::Cri => cri(line, stamps).is_some(),
+        Form::Docker => docker(line, stamps).is_some(),
+        Form::Syslog => syslog::header(line, stamps).is_some(),
     }
 }
 
@@ -337,8 +336,8 @@ fn bare(line: RawLine<'_>) -> Message<'_> {
     }
 }
 
-fn from_syslog(line: RawLine<'_>) -> Message<'_> {
-    match syslog::header(line.bytes) {
+fn from_syslog<'a>(line: RawLine<'a>, stamps: &mut Stamps) -> Message<'a> {
+    match syslog::header(line.bytes, stamps) {
         Some(syslog::Header {
             stamp,
             message: Some((pid, text)),
@@ -353,7 +352,7 @@ fn from_syslog(line: RawLine<'_>) -> Message<'_> {
     }
 }
 
-fn cri(line: &[u8]) -> Option<Entry<'_>> {
+fn cri<'a>(line: &'a [u8], stamps: &mut Stamps) -> Option<Entry<'a>> {
     let (time, rest) = word(line)?;
     let (stream, rest) = word(rest)?;
     let (tag, text) = word(rest)?;
@@ -364,49 +363,10 @@ fn cri(line: &[u8]) -> Option<Entry<'_>> {
         _ => return None,
     };
     Some(Entry {
-        time: rfc3339(time)?,
+        time: stamps.read(time)?,
         stream,
         partial,
         text: Cow::Borrowed(text),
-    })
-}
-
-fn docker(line: &[u8]) -> Option<Entry<'_>> {
-    /// Further members, such as `attrs`, may stand beside these.
-    #[derive(Deserialize)]
-    struct Json<'a> {
-        #[serde(borrow)]
-        log: Cow<'a, str>,
-        #[serde(borrow)]
-        stream: Cow<'a, str>,
-        #[serde(borrow)]
-        time: Cow<'a, str>,
-    }
-    // Cheaper than asking the JSON parser about every plain line.
-    if line.trim_ascii_start().first() != Some(&b'{') {
-        return None;
-    }
-    let json: Json<'_> = serde_json::from_slice(line).ok()?;
-    let mut text = match json.log {
-        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
-    };
-    let partial = text.last() != Some(&b'\n');
-    if !partial {
-        text = match text {
-            Cow::Borrowed(text) => Cow::Borrowed(text.strip_suffix(b"\n").unwrap_or(text)),
-            Cow::Owned(mut text) => {
-                text.pop();
-                Cow::Owned(text)
-            }
-        };
-    }
-    let stream = Stream::named(json.stream.as_bytes())?;
-    Some(Entry {
-        time: rfc3339(json.time.as_bytes())?,
-        stream,
-        partial,
-        text,
     })
 }
 
@@ -506,7 +466,7 @@ mod tests {
             unwrapper.handle_line(raw(line, offset), &mut |message| {
                 count += 1;
                 assert!(message.pid.is_some() && message.wrapped);
-                assert!(matches!(message.stamp, Some(Stamp::Yearless(at)) if at.month == 11));
+                assert!(matches!(message.stamp, Some(Stamp::Yearless(at)) if at.month() == 11));
                 assert!(line.ends_with(message.text) && message.raw == line);
             });
         }
@@ -526,7 +486,7 @@ mod tests {
         let last = b"2027-01-01T00:00:00Z stdout F c";
         unwrapper.handle_line(raw(last, 99), &mut |message| {
             seen = true;
-            let stamp = rfc3339(T.as_bytes()).map(Stamp::Exact);
+            let stamp = Stamps::default().read(T.as_bytes()).map(Stamp::Exact);
             let expected = Message {
                 offset: 7,
                 raw: first.as_bytes(),

@@ -9,7 +9,9 @@
 
 pub mod child;
 pub mod container;
+mod docker;
 pub mod splitter;
+mod stamp;
 pub mod stream;
 mod syslog;
 pub mod tail;
