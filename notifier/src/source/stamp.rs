@@ -73,14 +73,12 @@ fn fraction(rest: &[u8]) -> Option<(i32, &[u8])> {
         return Some((0, rest));
     };
     let (mut nanos, mut digits) = (0, 0);
-    while let Some(digit) = rest.get(digits).filter(|byte| byte.is_ascii_digit()) {
-        if digits == 9 {
-            return None;
-        }
+    for digit in rest.iter().take(9).take_while(|byte| byte.is_ascii_digit()) {
         nanos = nanos * 10 + i32::from(digit - b'0');
         digits += 1;
     }
     let missing = 9 - u32::try_from(digits).ok().filter(|digits| *digits > 0)?;
+    // A tenth digit is no zone.
     Some((nanos * 10_i32.pow(missing), rest.get(digits..)?))
 }
 
