@@ -354,12 +354,11 @@ fn from_syslog<'a>(line: RawLine<'a>, stamps: &mut Stamps) -> Message<'a> {
 
 fn cri<'a>(line: &'a [u8], stamps: &mut Stamps) -> Option<Entry<'a>> {
     let (time, rest) = word(line)?;
-    let (stream, rest) = word(rest)?;
-    let (tag, text) = word(rest)?;
-    let stream = Stream::named(stream)?;
-    let partial = match tag {
-        b"P" => true,
-        b"F" => false,
+    let (stream, rest) = rest.split_first_chunk::<7>()?;
+    let stream = Stream::named(stream.strip_suffix(b" ")?)?;
+    let (partial, text) = match rest {
+        [b'P', b' ', text @ ..] => (true, text),
+        [b'F', b' ', text @ ..] => (false, text),
         _ => return None,
     };
     Some(Entry {
