@@ -350,7 +350,7 @@ impl Assembler {
                     event.ip = event.candidates.first().copied();
                 }
             }
-            Attribution::Unknown => {}
+            Attribution::Unknown => self.past.asked_by_nobody(self.now),
         }
         if let Some(connection) = connection.and_then(|id| self.connections.asked(id, 1)) {
             let share = match guess {

@@ -5,6 +5,9 @@
 //! next label; the writer of the last line goes on writing, and a response's
 //! client machine id says which request it answers.
 
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use kms_core::catalog::{self, Product};
 use kms_core::license::Status;
 use kms_core::text::clean;
@@ -16,6 +19,9 @@ use super::connections::Tick;
 use super::values::{Values, guid};
 use crate::event::{Request, Text};
 use crate::line::{Label, Mark, number};
+
+/// How far a client's clock may be from the server's (kms-wire.md 7.7).
+const MAX_APART: SignedDuration = SignedDuration::from_hours(4);
 
 /// Blocks open at once at most; the oldest is given up.
 const MAX_OPEN: usize = 256;
@@ -85,6 +91,8 @@ pub(super) struct Block {
     pub(super) suspect: bool,
     /// The line it took last may be forged: the same label may come once more.
     pub(super) last_suspect: bool,
+    /// Some of its lines may be another block's, or some of theirs its own.
+    pub(super) mixed: bool,
     /// A refusal that may be forged, kept in case no answer comes.
     pub(super) suspect_refusal: Option<(Text, u32)>,
     /// When it last took a line, in lines of the log.
@@ -126,6 +134,35 @@ impl Block {
         !protocol.is_some_and(|version| version.starts_with(['4', '5']))
     }
 
+    /// Whether a refusal in these words (kms-wire.md 7.7) is what this request asks for.
+    fn is_cause(&self, reason: &[u8]) -> bool {
+        let request = &self.request;
+        let starts = |words: &[u8]| reason.starts_with(words);
+        if starts(b"Rejecting request with more than 1000 ") {
+            request.min_clients > Some(1000)
+        } else if starts(b"Client time differs") {
+            let asked = request
+                .client_time
+                .as_deref()
+                .and_then(|text| text.parse().ok());
+            let asked = asked.and_then(|time: DateTime| time.to_zoned(TimeZone::UTC).ok());
+            let apart = asked
+                .zip(self.seen.time)
+                .map(|(asked, seen)| asked.timestamp().duration_since(seen.at).abs());
+            apart > Some(MAX_APART)
+        } else if starts(b"Refusing unknown product") {
+            request
+                .kms_counted_id
+                .and_then(catalog::kms_counted)
+                .is_none()
+        } else if starts(b"Refusing product with incorrect Application ID") {
+            let right = self.edition.map(|product| product.application_id);
+            right.is_some() && right != self.application_id
+        } else {
+            false
+        }
+    }
+
     /// How a line's value speaks for its being this block's: against it (the
     /// block already says otherwise), for nothing, for it.
     fn agrees(&self, clue: &Clue<'_>) -> Agreement {
@@ -162,7 +199,7 @@ impl Block {
         let last = match self.stage {
             Stage::Asking(next) => next.checked_sub(1).and_then(|last| ASKING.get(last)),
             Stage::Waiting => ASKING.last(),
-            Stage::Answering(_) => None,
+            Stage::Answering(next) => next.checked_sub(1).and_then(|last| ANSWERING.get(last)),
         };
         self.last_suspect && last == Some(&label)
     }
@@ -348,6 +385,33 @@ enum Agreement {
     No,
 }
 
+/// What a response repeats of its request.
+#[derive(Clone, Copy, Default)]
+struct Told<'a> {
+    protocol: Option<&'a [u8]>,
+    machine: Option<Uuid>,
+    time: Option<&'a [u8]>,
+}
+
+impl<'a> Told<'a> {
+    fn of(request: &'a Request) -> Self {
+        Self {
+            protocol: request.protocol.as_deref().map(str::as_bytes),
+            machine: request.client_machine_id,
+            time: request.client_time.as_deref().map(str::as_bytes),
+        }
+    }
+
+    /// Whether a request says the same, as far as this goes.
+    fn fits(&self, request: &Request) -> bool {
+        let own = Told::of(request);
+        let same = |told: Option<&[u8]>, own: Option<&[u8]>| told.is_none() || told == own;
+        same(self.protocol, own.protocol)
+            && same(self.time, own.time)
+            && (self.machine.is_none() || self.machine == own.machine)
+    }
+}
+
 /// What became of a block line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -419,6 +483,7 @@ impl Blocks {
             active_clients: None,
             suspect,
             last_suspect: false,
+            mixed: false,
             suspect_refusal: None,
             touched: self.lines,
         });
@@ -494,9 +559,12 @@ impl Blocks {
         name_of: Option<Tick>,
     ) -> Taken {
         self.lines += 1;
-        let Some(at) = self.writer_of(label, value, pid, name_of) else {
+        let Some((at, sure)) = self.writer_of(label, value, pid, name_of) else {
             return Taken::Orphan;
         };
+        if !sure {
+            self.mixed_up(pid);
+        }
         let suspect = name_of.is_some();
         let Some(block) = self.open.get_mut(at) else {
             return Taken::Orphan;
@@ -507,8 +575,8 @@ impl Blocks {
         if !suspect {
             self.wrote(begin);
         }
-        if label == Label::ClientMachine && self.open.len() > 1 {
-            self.relink(begin, value);
+        if self.open.len() > 1 {
+            self.relink(begin, label, value);
         }
         if answered {
             Taken::Answered(begin)
@@ -517,14 +585,14 @@ impl Blocks {
         }
     }
 
-    /// Which block a line belongs to.
+    /// Which block a line belongs to, and whether it can be no other's.
     fn writer_of(
         &self,
         label: Label,
         value: &[u8],
         pid: Option<u32>,
         name_of: Option<Tick>,
-    ) -> Option<usize> {
+    ) -> Option<(usize, bool)> {
         let mine = |block: &Block| pid.is_none() || block.seen.pid == pid;
         let last = |block: &Block| self.is_writer(block.begin);
         let fits =
@@ -532,7 +600,7 @@ impl Blocks {
         let mut fitting = (self.open.iter().enumerate()).filter(|(_, block)| fits(block));
         if let Some((first, block)) = fitting.next() {
             let Some((second, other)) = fitting.next() else {
-                return Some(first);
+                return Some((first, true));
             };
             // Whose value it fits, then the writer of the last lines, then who has
             // waited longest for its turn; one that is only suspected, last.
@@ -546,8 +614,12 @@ impl Blocks {
                 )
             };
             let several = [(first, block), (second, other)].into_iter().chain(fitting);
-            let best = several.min_by_key(|(_, block)| rank(block));
-            return best.map(|(at, _)| at);
+            let best = several.clone().min_by_key(|(_, block)| rank(block))?;
+            let as_good = |block: &Block| {
+                block.suspect == best.1.suspect && block.agrees(&clue) == best.1.agrees(&clue)
+            };
+            let sure = several.filter(|(_, block)| as_good(block)).count() == 1;
+            return Some((best.0, sure));
         }
         if name_of.is_some() {
             return None;
@@ -560,27 +632,56 @@ impl Blocks {
         };
         let robbed = |block: &Block| mine(block) && block.was_robbed(label);
         let find = |fits: &dyn Fn(&Block) -> bool| self.open.iter().position(fits);
-        find(&repeats)
+        let at = find(&repeats)
             .or_else(|| find(&reaches))
             .or_else(|| find(&robbed))
-            .or_else(|| find(&only))
+            .or_else(|| find(&only))?;
+        Some((at, self.open.len() == 1))
     }
 
-    /// A response block belongs to the request with its client machine id.
-    fn relink(&mut self, begin: Tick, value: &[u8]) {
+    /// A line came that each open block of this process may have written, if there are
+    /// several.
+    pub(super) fn mixed_up(&mut self, pid: Option<u32>) {
+        let own = |block: &Block| pid.is_none() || block.seen.pid == pid;
+        if self.open.iter().filter(|block| own(block)).count() > 1 {
+            for block in self.open.iter_mut().filter(|block| own(block)) {
+                block.mixed = true;
+            }
+        }
+    }
+
+    /// A response block belongs to the request with its version, its client machine id
+    /// and its client's time: once a line says otherwise of the block that was taken for
+    /// its own, it goes on as that of another one that waits.
+    fn relink(&mut self, begin: Tick, label: Label, value: &[u8]) {
+        let mut told = Told::default();
+        match label {
+            Label::Protocol => told.protocol = Some(value),
+            Label::ClientMachine => told.machine = guid(value),
+            Label::ClientTime => told.time = Some(value),
+            _ => return,
+        }
         let answers =
             |block: &Block| block.begin == begin && matches!(block.stage, Stage::Answering(_));
         let Some(at) = self.open.iter().position(answers) else {
             return;
         };
-        let id = guid(value);
-        let wrong = |block: &Block| block.request.client_machine_id != id;
-        if !self.open.get(at).is_some_and(wrong) {
+        let Some(block) = self.open.get(at).filter(|block| !told.fits(&block.request)) else {
             return;
-        }
-        let right = self.open.iter().position(|block| {
-            block.stage == Stage::Waiting && block.request.client_machine_id == id && id.is_some()
-        });
+        };
+        // What the lines before this one said is the block's own, as far as it was told.
+        let own = Told::of(&block.request);
+        let more = Told {
+            protocol: told.protocol.or(own.protocol),
+            machine: told.machine.or(own.machine.filter(|_| told.time.is_some())),
+            ..told
+        };
+        let waits = |told: Told<'_>| {
+            self.open
+                .iter()
+                .position(|block| block.stage == Stage::Waiting && told.fits(&block.request))
+        };
+        let right = waits(more).or_else(|| waits(told).filter(|_| told.machine.is_some()));
         if let Some(right) = right
             && let Ok([taken, asked]) = self.open.get_disjoint_mut([at, right])
         {
@@ -630,6 +731,18 @@ impl Blocks {
             )
         });
         best.map(|block| block.begin)
+    }
+
+    /// The request that a refusal is about: one that gives cause for it, if any does.
+    pub(super) fn refused(&self, pid: Option<u32>, reason: &[u8]) -> Option<Tick> {
+        let waits = |block: &&Block| {
+            block.stage == Stage::Waiting && (pid.is_none() || block.seen.pid == pid)
+        };
+        let causes = self.open.iter().filter(waits);
+        let causes = causes.filter(|block| block.is_cause(reason));
+        let best = causes.min_by_key(|block| (!self.is_writer(block.begin), block.begin));
+        best.map(|block| block.begin)
+            .or_else(|| self.waiting(pid, None))
     }
 
     /// Whether another block than `not` waits for this line.

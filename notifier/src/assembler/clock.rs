@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::event::EventTime;
 
 /// How far neighbouring lines may be out of order: stamps are taken before the
-/// write (kms-wire.md 7.10), so a second is normal; a repeated hour is 3600.
-const DISORDER: SignedDuration = SignedDuration::from_secs(60);
+/// write (kms-wire.md 7.10), so a second is normal.
+const DISORDER: SignedDuration = SignedDuration::from_secs(2);
 
 /// Turns `YYYY-MM-DD HH:MM:SS` into moments. Most lines share the stamp of the
 /// line above, which costs a comparison of 19 bytes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Clock {
     #[serde(skip, default = "utc")]
     zone: TimeZone,

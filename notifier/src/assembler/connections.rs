@@ -180,7 +180,7 @@ impl Connections {
             self.forget(old);
         }
         while self.open >= MAX_OPEN {
-            let Some(oldest) = self.oldest().map(|c| c.accepted) else {
+            let Some(oldest) = self.oldest().next().map(|c| c.accepted) else {
                 break;
             };
             self.forget(oldest);
@@ -286,9 +286,9 @@ impl Connections {
         self.all.newest().filter(|c| c.closed.is_none())
     }
 
-    /// The open connection that was accepted first.
-    pub(super) fn oldest(&self) -> Option<&Connection> {
-        self.all.oldest().find(|c| c.closed.is_none())
+    /// Open connections, the oldest first.
+    pub(super) fn oldest(&self) -> impl Iterator<Item = &Connection> {
+        self.all.oldest().filter(|c| c.closed.is_none())
     }
 
     /// The server ended or restarted: nothing says any more whether they live.

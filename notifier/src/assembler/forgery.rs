@@ -19,7 +19,8 @@ impl Assembler {
         let Some(certain) = window.takes(line, input) else {
             return false;
         };
-        let (time, time_source) = time(&mut self.clock, line, input);
+        // A stamp that a client may have made up moves no clock.
+        let (time, time_source) = time(&mut self.clock.clone(), line, input);
         self.here.prefix = line::Prefix::default();
         let id = input.ids.id(input.offset, input.raw);
         let seen = Seen {
@@ -150,7 +151,7 @@ impl Assembler {
                 self.blocks.field(label, value, pid, Some(name_of));
             }
             Kind::Refusal { reason, hresult } => {
-                if let Some(begin) = self.blocks.waiting(pid, None)
+                if let Some(begin) = self.blocks.refused(pid, reason)
                     && let Some(block) = self.blocks.get_mut(begin)
                     && block.stage() == Stage::Waiting
                 {

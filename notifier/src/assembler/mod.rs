@@ -21,6 +21,8 @@ mod presence;
 mod requests;
 mod run;
 mod saved;
+#[cfg(test)]
+mod sure_tests;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -123,7 +123,11 @@ impl Window {
         }
         self.left = left.saturating_sub(size);
         let foreign = input.unwrapped || line.stamp.is_some() != self.dated;
-        Some(foreign || matches!(line.kind, Kind::Unrecognised))
+        // The server ends no other line with a product.
+        let closing = self.quiet
+            && !matches!(line.kind, Kind::QuietRequest { .. })
+            && catalog::longest_known_suffix(text).is_some();
+        Some(foreign || closing || matches!(line.kind, Kind::Unrecognised))
     }
 
     /// Whether a line of that process surely follows a verbose name, and none before

@@ -38,6 +38,21 @@ impl Past {
         };
     }
 
+    /// Somebody was there whose accepted line is not in the log, and others may be.
+    pub(super) fn missed(&mut self, now: Option<Timestamp>) {
+        if let Self::Late(_) | Self::Known = self {
+            *self = Self::Late(now);
+        }
+    }
+
+    /// A request is nobody's who was seen to connect: in a log that was joined late,
+    /// of one who was there before.
+    pub(super) fn asked_by_nobody(&mut self, now: Option<Timestamp>) {
+        if let Self::Late(_) = self {
+            *self = Self::Late(now);
+        }
+    }
+
     /// Whoever was there when the log was joined is gone, or known by now.
     pub(super) fn age(&mut self, now: Timestamp) {
         match *self {
@@ -87,7 +102,10 @@ impl Assembler {
             self.connections.open(self.tick, peer.into(), seen);
             id = Some(self.tick);
         }
-        let Some(id) = id else { return };
+        let Some(id) = id else {
+            self.past.missed(self.now);
+            return;
+        };
         self.concerns(|this| {
             this.connections
                 .get(id)
@@ -101,12 +119,13 @@ impl Assembler {
         self.abort_orphans(out);
     }
 
-    /// `-o2` turned a public address away: the newest that has asked nothing.
+    /// `-o2` turned a public address away: each as it comes, so the one that has waited
+    /// longest.
     pub(super) fn rejected(&mut self, pid: Option<u32>, out: &mut Vec<Event>) {
         let fits = |c: &&Connection| {
             c.is_fresh() && c.ip.is_none_or(is_public) && (pid.is_none() || c.seen.pid == pid)
         };
-        let Some(id) = self.connections.newest().find(fits).map(|c| c.accepted) else {
+        let Some(id) = self.connections.oldest().find(fits).map(|c| c.accepted) else {
             return;
         };
         let Some(connection) = self.connections.turned_away(id) else {

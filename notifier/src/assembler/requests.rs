@@ -7,7 +7,7 @@ use super::blocks::{self, Block, Stage};
 use super::connections::{Machine, Tick};
 use super::names::{self, Window};
 use super::presence::Past;
-use super::waiting::Asked;
+use super::waiting::{Asked, Certainty};
 use super::{Assembler, At, Event, EventKind, Request};
 use crate::event::Text;
 use crate::line::{self, Mark};
@@ -51,7 +51,7 @@ impl Assembler {
     ) {
         self.tick += 1;
         if let Some(block) = self.blocks.begin(self.tick, at.seen(), mark, suspect) {
-            self.ended(block, None, out);
+            self.ended(block, None, true, out);
         }
     }
 
@@ -138,6 +138,9 @@ impl Assembler {
             return;
         };
         self.concerns_block(begin);
+        if mark.is_none() {
+            self.blocks.mixed_up(pid);
+        }
         if let Some(block) = self.blocks.get_mut(begin) {
             block.mark = block.mark.or(mark);
             block.epid = Some(clean(epid, 64).into());
@@ -152,12 +155,13 @@ impl Assembler {
         pid: Option<u32>,
         out: &mut Vec<Event>,
     ) {
-        let Some(begin) = self.blocks.waiting(pid, None) else {
+        let Some(begin) = self.blocks.refused(pid, reason) else {
             return;
         };
         self.concerns_block(begin);
+        self.blocks.mixed_up(pid);
         if let Some(block) = self.blocks.remove(begin) {
-            self.ended(block, Some((words(reason), hresult)), out);
+            self.ended(block, Some((words(reason), hresult)), false, out);
         }
     }
 
@@ -165,7 +169,7 @@ impl Assembler {
     pub(super) fn answered(&mut self, begin: Tick, out: &mut Vec<Event>) {
         if let Some(mut block) = self.blocks.remove(begin) {
             block.set_stage(Stage::Answering(0));
-            self.ended(block, None, out);
+            self.ended(block, None, false, out);
         }
     }
 
@@ -196,12 +200,12 @@ impl Assembler {
             pid: seen.pid,
             mark,
         };
-        self.attribute(event, asked, out);
+        self.attribute(event, asked, Certainty::default(), out);
     }
 
     pub(super) fn abort(&mut self, begin: Tick, out: &mut Vec<Event>) {
         if let Some(block) = self.blocks.remove(begin) {
-            self.ended(block, None, out);
+            self.ended(block, None, true, out);
         }
     }
 
@@ -216,7 +220,8 @@ impl Assembler {
         if self.blocks.is_empty() || self.past != Past::Known {
             return;
         }
-        let oldest = self.connections.oldest().map_or(Tick::MAX, |c| c.accepted);
+        let oldest = self.connections.oldest().next();
+        let oldest = oldest.map_or(Tick::MAX, |c| c.accepted);
         let orphan =
             |block: &Block| oldest > block.begin && !matches!(block.stage(), Stage::Answering(_));
         while let Some(begin) = self.blocks.find(orphan) {
@@ -224,8 +229,14 @@ impl Assembler {
         }
     }
 
-    /// A request is over: answered, refused, or nothing more will come.
-    fn ended(&mut self, mut block: Block, refused: Option<Refused>, out: &mut Vec<Event>) {
+    /// A request is over: answered, refused, or `given_up` since nothing more will come.
+    fn ended(
+        &mut self,
+        mut block: Block,
+        refused: Option<Refused>,
+        given_up: bool,
+        out: &mut Vec<Event>,
+    ) {
         let suspect = refused.is_none() && block.suspect_refusal.is_some();
         let refused = refused.or_else(|| block.suspect_refusal.take());
         let kind = match (&refused, block.stage()) {
@@ -256,7 +267,11 @@ impl Assembler {
             pid: block.seen.pid,
             mark: block.mark,
         };
-        self.attribute(event, asked, out);
+        let certainty = Certainty {
+            given_up,
+            mixed: block.mixed,
+        };
+        self.attribute(event, asked, certainty, out);
     }
 }
 

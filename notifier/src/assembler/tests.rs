@@ -6,25 +6,25 @@ use proptest::prelude::*;
 use super::*;
 use crate::event::Attribution;
 
-const CMID: &str = "0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0ff";
-const OTHER: &str = "aaaaaaaa-4b5a-4978-8695-a4b3c2d1e0ff";
+pub(super) const CMID: &str = "0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0ff";
+pub(super) const OTHER: &str = "aaaaaaaa-4b5a-4978-8695-a4b3c2d1e0ff";
 
 /// Writes a log as a server would, all stamped with one second that can be moved.
-struct Log {
-    lines: Vec<String>,
+pub(super) struct Log {
+    pub(super) lines: Vec<String>,
     second: u32,
     dated: bool,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut log = Self::late();
         log.say("vlmcsd svn1113, built 2020-03-30 10:00:00 UTC started successfully");
         log
     }
 
     /// A log whose server started before it.
-    fn late() -> Self {
+    pub(super) fn late() -> Self {
         Self {
             lines: Vec::new(),
             second: 0,
@@ -41,12 +41,12 @@ impl Log {
         log
     }
 
-    fn at(&mut self, second: u32) -> &mut Self {
+    pub(super) fn at(&mut self, second: u32) -> &mut Self {
         self.second = second;
         self
     }
 
-    fn say(&mut self, text: &str) -> &mut Self {
+    pub(super) fn say(&mut self, text: &str) -> &mut Self {
         let (hour, minute, second) = (self.second / 3600, self.second / 60 % 60, self.second % 60);
         let stamp = format!("2026-03-14 {hour:02}:{minute:02}:{second:02}: ");
         let stamp = if self.dated { stamp.as_str() } else { "" };
@@ -56,33 +56,33 @@ impl Log {
         self
     }
 
-    fn open(&mut self, peer: &str) -> &mut Self {
+    pub(super) fn open(&mut self, peer: &str) -> &mut Self {
         self.say(&format!("IPv4 connection accepted: {peer}."))
     }
 
-    fn close(&mut self, peer: &str) -> &mut Self {
+    pub(super) fn close(&mut self, peer: &str) -> &mut Self {
         self.say(&format!("IPv4 connection closed: {peer}."))
     }
 
-    fn ask(&mut self, name: &str, cmid: &str) -> &mut Self {
+    pub(super) fn ask(&mut self, name: &str, cmid: &str) -> &mut Self {
         for line in asking(name, cmid) {
             self.say(&line);
         }
         self
     }
 
-    fn answer(&mut self, cmid: &str) -> &mut Self {
+    pub(super) fn answer(&mut self, cmid: &str) -> &mut Self {
         for line in answering(cmid) {
             self.say(&line);
         }
         self
     }
 
-    fn request(&mut self, name: &str, cmid: &str) -> &mut Self {
+    pub(super) fn request(&mut self, name: &str, cmid: &str) -> &mut Self {
         self.ask(name, cmid).answer(cmid)
     }
 
-    fn events(&self) -> Vec<Event> {
+    pub(super) fn events(&self) -> Vec<Event> {
         let mut assembler = Assembler::new("log".into(), TimeZone::UTC);
         let mut events = feed(&mut assembler, &self.lines);
         assembler.finish(false, &mut events);
@@ -90,7 +90,7 @@ impl Log {
     }
 
     /// Kinds and addresses, lifecycle left out.
-    fn told(&self) -> Vec<String> {
+    pub(super) fn told(&self) -> Vec<String> {
         let events = self.events().into_iter().filter(|event| {
             !matches!(
                 event.kind,
@@ -101,7 +101,7 @@ impl Log {
     }
 }
 
-fn feed(assembler: &mut Assembler, lines: &[String]) -> Vec<Event> {
+pub(super) fn feed(assembler: &mut Assembler, lines: &[String]) -> Vec<Event> {
     let ids = IdMaker::new(lines.first().map_or(b"", |line| line.as_bytes()));
     let mut events = Vec::new();
     let mut offset = 0;
@@ -126,7 +126,7 @@ fn input<'a>(ids: &'a IdMaker, offset: u64, line: &'a [u8]) -> Input<'a> {
     }
 }
 
-fn tell(event: &Event) -> String {
+pub(super) fn tell(event: &Event) -> String {
     let mut told = event.kind.as_str().to_owned();
     if let Some(ip) = event.ip {
         told += &format!(" {ip}");
@@ -140,7 +140,7 @@ fn tell(event: &Event) -> String {
     told
 }
 
-fn asking(name: &str, cmid: &str) -> Vec<String> {
+pub(super) fn asking(name: &str, cmid: &str) -> Vec<String> {
     vec![
         "<<< Incoming KMS request".into(),
         "Protocol version                : 6.0".into(),
@@ -158,7 +158,7 @@ fn asking(name: &str, cmid: &str) -> Vec<String> {
     ]
 }
 
-fn answering(cmid: &str) -> Vec<String> {
+pub(super) fn answering(cmid: &str) -> Vec<String> {
     vec![
         ">>> Sending response, ePID source = randomized at program start".into(),
         "Protocol version                : 6.0".into(),
@@ -173,8 +173,8 @@ fn answering(cmid: &str) -> Vec<String> {
     ]
 }
 
-const A: &str = "192.0.2.1:1001";
-const B: &str = "192.0.2.2:1002";
+pub(super) const A: &str = "192.0.2.1:1001";
+pub(super) const B: &str = "192.0.2.2:1002";
 
 #[test]
 fn a_whole_request_is_told_at_its_response() {

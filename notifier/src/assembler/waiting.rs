@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Assembler;
 use super::attribution::{bit, bits, reached};
 use super::belief::Why;
-use super::connections::{Connection, Connections, LIFE, Machine, Tick};
+use super::connections::{Connection, Connections, Machine, Tick};
 use super::presence::Past;
 use crate::event::{Attribution, Event, Kind as EventKind};
 use crate::line::Mark;
@@ -52,6 +52,20 @@ pub(super) struct Asked {
     pub(super) machine: Option<Machine>,
     pub(super) pid: Option<u32>,
     pub(super) mark: Option<Mark>,
+}
+
+/// How a request's lines came together.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Certainty {
+    /// Its last line never came.
+    pub(super) given_up: bool,
+    /// Some of its lines may be another's: who they name is not sure.
+    pub(super) mixed: bool,
+}
+
+/// Whether a connection may have made it, by when it was accepted and by which process.
+fn own(connection: &Connection, asked: &Asked) -> bool {
+    connection.accepted < asked.begin && (asked.pid.is_none() || connection.seen.pid == asked.pid)
 }
 
 /// One or more requests of one machine that wait together.
@@ -274,14 +288,26 @@ impl Pending {
 }
 
 impl Assembler {
-    /// Finds who made a finished request: at once, or when more is known.
-    pub(super) fn attribute(&mut self, mut event: Event, asked: Asked, out: &mut Vec<Event>) {
+    /// Finds who made a finished request: at once, or when more is known. If it is
+    /// `given_up`, no line says when it ended, and whoever asked may have closed since.
+    pub(super) fn attribute(
+        &mut self,
+        mut event: Event,
+        asked: Asked,
+        certainty: Certainty,
+        out: &mut Vec<Event>,
+    ) {
         event.attribution = Some(Attribution::Unknown);
-        if let Some(id) = self.named(&asked) {
+        let given_up = certainty.given_up;
+        if let Some(id) = self.named(&asked, given_up) {
+            let attribution = match certainty.mixed {
+                true => Attribution::Inferred,
+                false => Attribution::Exact,
+            };
             let known = self.commit(
                 std::slice::from_mut(&mut event),
                 (id, 1.0),
-                Attribution::Exact,
+                attribution,
                 &asked,
             );
             out.extend(known.then_some(event));
@@ -295,8 +321,7 @@ impl Assembler {
             return;
         }
         let end = self.tick;
-        let aborted = event.kind == EventKind::Aborted;
-        let (candidates, cut) = self.candidates(&asked, aborted);
+        let (candidates, cut) = self.candidates(&asked, given_up);
         let (due, due_line) = (
             self.now.map(|now| now + PATIENCE),
             self.line + PATIENCE_LINES,
@@ -352,7 +377,7 @@ impl Assembler {
 
     /// The connection that facts alone name: a mark, a process of its own, or
     /// that only one can be open.
-    fn named(&self, asked: &Asked) -> Option<Tick> {
+    fn named(&self, asked: &Asked, given_up: bool) -> Option<Tick> {
         if let Some(mark) = asked.mark {
             return self.connections.marked(mark).filter(|id| *id < asked.begin);
         }
@@ -371,23 +396,25 @@ impl Assembler {
         if self.past != Past::Known || self.connections.has_suspects() {
             return None;
         }
-        let lives = |c: &&Connection| match (self.now, c.active) {
-            (Some(now), Some(active)) => now.duration_since(active) <= LIFE,
-            _ => true,
-        };
-        let mut open = open().filter(lives);
-        open.next()
-            .filter(|c| open.next().is_none() && !c.stale)
+        // However long it has been silent: no time-out ends who drips.
+        let mut open = open();
+        let only = open.next().filter(|_| open.next().is_none());
+        only.filter(|c| !c.stale && !(given_up && self.closed_since(asked).next().is_some()))
             .map(|c| c.accepted)
     }
 
+    /// Connections that were open when this request began and closed since.
+    fn closed_since(&self, asked: &Asked) -> impl Iterator<Item = &Connection> {
+        let closing = self.waiting.closing.iter();
+        let closing = closing.filter_map(|id| self.connections.get(*id));
+        closing.filter(|c| c.closed > Some(asked.begin) && own(c, asked))
+    }
+
     /// Who may have asked, by the facts: open before the request began and, but
-    /// for one that was never answered, not closed before it ended. And whether
+    /// for one that was given up, not closed before it ended. And whether
     /// there are more that asked nothing yet, older than those.
-    fn candidates(&self, asked: &Asked, aborted: bool) -> (Vec<Tick>, bool) {
-        let own = |c: &Connection| {
-            c.accepted < asked.begin && (asked.pid.is_none() || c.seen.pid == asked.pid)
-        };
+    fn candidates(&self, asked: &Asked, given_up: bool) -> (Vec<Tick>, bool) {
+        let own = |c: &Connection| own(c, asked);
         let (mut fresh, mut spoken) = (Vec::with_capacity(MAX_FRESH), Vec::new());
         let mut cut = false;
         let (mut fresh_left, mut others_left) = self.connections.counts();
@@ -427,15 +454,8 @@ impl Assembler {
         let mut candidates = fresh;
         candidates.extend(home.filter(|id| !candidates.contains(id) && !spoken.contains(id)));
         candidates.append(&mut spoken);
-        if aborted {
-            // Never answered, so it may have closed since.
-            let since = |c: &&Connection| c.closed > Some(asked.begin) && own(c);
-            let closing = self
-                .waiting
-                .closing
-                .iter()
-                .filter_map(|id| self.connections.get(*id));
-            candidates.extend(closing.filter(since).map(|c| c.accepted));
+        if given_up {
+            candidates.extend(self.closed_since(asked).map(|c| c.accepted));
         }
         (candidates, cut)
     }
