@@ -399,8 +399,10 @@ impl Assembler {
         // However long it has been silent: no time-out ends who drips.
         let mut open = open();
         let only = open.next().filter(|_| open.next().is_none());
-        only.filter(|c| !c.stale && !(given_up && self.closed_since(asked).next().is_some()))
-            .map(|c| c.accepted)
+        if given_up && self.closed_since(asked).next().is_some() {
+            return None;
+        }
+        only.filter(|c| !c.stale).map(|c| c.accepted)
     }
 
     /// Connections that were open when this request began and closed since.
