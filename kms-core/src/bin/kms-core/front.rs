@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::value::{duration, network, rate, span};
+use crate::value::{duration, network, rate};
 use crate::{Failure, config};
 
 /// Connections the kernel keeps waiting, if it lets us.
@@ -104,7 +104,7 @@ struct LimitArgs {
     #[arg(long, value_name = "N/TIME", value_parser = rate)]
     limit_rate: Option<Rate>,
     /// How long a source that went over one of the two stays out
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     limit_overload: Duration,
     /// Whether the open connections of such a source are cut
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
