@@ -175,6 +175,7 @@ mod tests {
     use clap::CommandFactory as _;
     use kms_core::doctor::Verdict;
     use kms_core::relay::{Relay, RelaySettings};
+    use kms_core::responder::Reason;
     use kms_core::server::{Log, Metrics};
 
     #[test]
@@ -182,7 +183,29 @@ mod tests {
         super::Cli::command().debug_assert();
     }
 
+    /// Options stand below the heading that is theirs, not below the one before.
+    #[test]
+    fn a_hosts_own_options_have_a_heading_of_their_own() {
+        let all = super::Cli::command();
+        let serve = all.find_subcommand("serve").unwrap();
+        let below = |heading: &str| -> Vec<_> {
+            let args = serve.get_arguments();
+            let args = args.filter(|arg| arg.get_help_heading() == Some(heading));
+            args.filter_map(clap::Arg::get_long).collect()
+        };
+        assert_eq!(
+            below("Protocol"),
+            ["idle-timeout", "pdu-timeout", "ndr64", "btfn"]
+        );
+        let limits = below("Limits (see docs/limits.md)");
+        assert!(
+            limits.iter().all(|name| name.starts_with("limit-")),
+            "{limits:?}"
+        );
+    }
+
     const DOCTOR: &str = include_str!("../../../../docs/doctor.md");
+    const KMS_CORE: &str = include_str!("../../../../docs/kms-core.md");
     const LAB_CLIENT: &str = include_str!("../../../../docs/lab-client.md");
     const RELAY: &str = include_str!("../../../../docs/relay.md");
 
@@ -222,6 +245,15 @@ mod tests {
             let row = format!("| {code} | `{label}` |");
             assert!(DOCTOR.contains(&row), "{row}");
         }
+    }
+
+    #[test]
+    fn every_reason_of_a_pdu_is_in_the_documentation_and_no_other() {
+        let section = KMS_CORE.split("### What became of a PDU").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let described: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(described, BTreeSet::from(Reason::LABELS));
     }
 
     #[test]
