@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::value::{duration, network, rate};
+use crate::value::{address, duration, network, rate};
 use crate::{Failure, config};
 
 /// Connections the kernel keeps waiting, if it lets us.
@@ -36,7 +36,7 @@ pub(crate) struct FrontArgs {
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
     /// Where to listen; may be given several times. [::]:1688 takes IPv4 too
-    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',', action = ArgAction::Append, default_value = "127.0.0.1:1688")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',', action = ArgAction::Append, default_value = "127.0.0.1:1688", value_parser = address)]
     listen: Vec<SocketAddr>,
     /// Keep IPv4 out of [::]
     #[arg(long)]
@@ -51,7 +51,7 @@ pub(crate) struct FrontArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     drain: Duration,
     /// Serve /metrics, /healthz and, to this machine, /limits here
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     admin: Option<SocketAddr>,
     /// Peers that begin with a PROXY header (version 1 or 2), which is believed
     #[arg(long, value_name = "NETWORK", value_delimiter = ',', action = ArgAction::Append, value_parser = network)]
@@ -342,8 +342,8 @@ fn reread() -> Result<Limits, String> {
             .front()
             .map(FrontArgs::limits)
             .ok_or_else(|| "this command has no limits".to_owned()),
-        Err(config::Problem::File(why)) => Err(why),
-        Err(config::Problem::Clap(error)) => Err(crate::first_line(&error)),
+        Err(config::Problem::Wrong(why)) => Err(why),
+        Err(config::Problem::Help(_)) => Err("the command line asks for help".to_owned()),
     }
 }
 

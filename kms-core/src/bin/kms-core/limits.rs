@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Failure;
-use crate::value::duration;
+use crate::value::{address, duration};
 
 /// How long the whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +35,7 @@ pub(crate) struct Args {
         value_name = "ADDRESS:PORT",
         default_value = "127.0.0.1:9103",
         env = "KMS_CORE_ADMIN",
+        value_parser = address,
         global = true
     )]
     admin: SocketAddr,

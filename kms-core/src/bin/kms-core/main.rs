@@ -106,22 +106,18 @@ fn main() -> ExitCode {
 
 /// The command line with the environment and the file.
 fn parse(args: &[OsString]) -> Result<Cli, Problem> {
-    let matches = config::matches(Cli::command(), args)?;
+    let matches = config::matches(&Cli::command(), args)?;
     Ok(Cli::from_arg_matches(&matches)?)
 }
 
 /// Help and version as clap prints them; an error in one line.
 fn explain(problem: Problem) -> ExitCode {
-    let error = match problem {
-        Problem::File(why) => return complain(&why, 2),
-        Problem::Clap(error) => error,
-    };
-    if error.use_stderr() {
-        return complain(&format!("{}; see --help", first_line(&error)), 2);
-    }
-    match error.print() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    match problem {
+        Problem::Wrong(why) => complain(&why, 2),
+        Problem::Help(text) => match text.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
     }
 }
 
@@ -129,14 +125,6 @@ fn complain(message: &str, code: u8) -> ExitCode {
     // The code says it too, where nobody reads the line.
     let _ = writeln!(io::stderr(), "kms-core: {message}");
     ExitCode::from(code)
-}
-
-/// What is wrong in one line, without the usage that clap adds after a blank one.
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.is_empty());
-    let line: Vec<_> = lines.map(str::trim).collect();
-    line.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// The program's own log, on standard error.

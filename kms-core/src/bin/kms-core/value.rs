@@ -1,6 +1,6 @@
 //! Values of options, from how they are typed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -15,6 +15,12 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .or_else(|| Duration::try_from(text.parse::<SignedDuration>().ok()?).ok())
         .filter(|duration| !duration.is_zero() && *duration <= MAX_SPAN)
         .ok_or_else(|| "use a time above 0 and up to 30 days, like 30s, 5m or 1h".to_owned())
+}
+
+/// `127.0.0.1:1688`, `[::]:1688`.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| "write ADDRESS:PORT, like [::]:1688 or 127.0.0.1:9103".to_owned())
 }
 
 /// `10.0.0.0/8`; an address is a network of one. Addresses are looked up in their
