@@ -30,6 +30,8 @@ const QUIET_NAME_BYTES: usize = 64;
 
 /// Longest free text of an operator, in characters: a path, a version.
 const FREE_TEXT: usize = 256;
+/// Longest name of an interface, in characters; Linux has 15 at most.
+const ZONE: usize = 32;
 
 /// How much a request says (vlmcsd's `-v` and `-q`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +61,38 @@ pub enum Relayed {
     Answered,
     /// It refused.
     Refused(HResult),
+}
+
+/// A peer as its lines name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer<'a> {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The interface that the zone of its IPv6 address is; without a name the zone is
+    /// written as its number.
+    pub zone: Option<&'a str>,
+}
+
+impl From<SocketAddr> for Peer<'_> {
+    fn from(address: SocketAddr) -> Self {
+        Self {
+            address,
+            zone: None,
+        }
+    }
+}
+
+impl fmt::Display for Peer<'_> {
+    /// `192.0.2.15:49731`, `[2001:db8::5]:49731`, `[fe80::5%eth0]:49731`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.address, self.zone) {
+            (SocketAddr::V6(v6), Some(zone)) if v6.scope_id() != 0 => {
+                let zone = text::clean(zone.as_bytes(), ZONE);
+                write!(f, "[{}%{zone}]:{}", v6.ip(), v6.port())
+            }
+            (address, _) => address.fmt(f),
+        }
+    }
 }
 
 /// Appends log lines to a buffer.
@@ -122,13 +156,13 @@ impl<'a> LogWriter<'a> {
     }
 
     /// `IPv4 connection accepted: 192.0.2.15:49731.`
-    pub fn accepted(&mut self, peer: SocketAddr) {
-        self.peer("accepted", peer);
+    pub fn accepted<'p>(&mut self, peer: impl Into<Peer<'p>>) {
+        self.peer("accepted", peer.into());
     }
 
     /// `IPv4 connection closed: 192.0.2.15:49731.`
-    pub fn closed(&mut self, peer: SocketAddr) {
-        self.peer("closed", peer);
+    pub fn closed<'p>(&mut self, peer: impl Into<Peer<'p>>) {
+        self.peer("closed", peer.into());
     }
 
     /// `Client with public IP address rejected`, between accepted and closed.
@@ -320,8 +354,8 @@ impl<'a> LogWriter<'a> {
         }
     }
 
-    fn peer(&mut self, verb: &str, peer: SocketAddr) {
-        let family = match peer {
+    fn peer(&mut self, verb: &str, peer: Peer<'_>) {
+        let family = match peer.address {
             SocketAddr::V4(_) => "IPv4",
             SocketAddr::V6(_) => "IPv6",
         };

@@ -263,7 +263,7 @@ fn what_is_configured_wrongly_is_named_with_its_fix() {
     }
     for (text, words) in [
         ("lisen = \"[::]:1688\"", ["\"lisen\"", "\"listen\""]),
-        ("listen = \"localhost\"", ["--listen", "localhost"]),
+        ("listen = \"localhost\"", ["listen in /", "'localhost'"]),
         ("whitelist = [1, 2]", ["whitelist", "not a list"]),
         ("whitelist = 1.5", ["whitelist", "use a string"]),
         ("listen = []", ["listen", "leave the key out"]),
@@ -274,6 +274,49 @@ fn what_is_configured_wrongly_is_named_with_its_fix() {
         let line = refused(core().args(["serve", "--config", &path]));
         assert!(words.iter().all(|word| line.contains(word)), "{line}");
     }
+}
+
+#[test]
+fn a_wrong_value_is_named_where_it_is_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let fix = "write ADDRESS:PORT, like [::]:1688 or 127.0.0.1:9103; see --help\n";
+    let line = refused(core().arg("serve").env("KMS_CORE_LISTEN", "foo"));
+    let expected = format!("kms-core: invalid value 'foo' for KMS_CORE_LISTEN: {fix}");
+    assert_eq!(line, expected);
+    let line = refused(core().args(["limits", "list"]).env("KMS_CORE_ADMIN", "foo"));
+    let expected = format!("kms-core: invalid value 'foo' for KMS_CORE_ADMIN: {fix}");
+    assert_eq!(line, expected);
+
+    fs::write(&path, "listen = \"foo\"").unwrap();
+    let file = || {
+        let mut command = core();
+        command.args(["serve", "--config"]).arg(&path);
+        command
+    };
+    let shown = path.display();
+    let line = refused(&mut file());
+    let expected = format!("kms-core: invalid value 'foo' for listen in {shown}: {fix}");
+    assert_eq!(line, expected);
+    // The first that is looked at is the one that counts.
+    let line = refused(file().args(["--listen", "bar"]));
+    assert!(
+        line.contains("'bar' for '--listen <ADDRESS:PORT>'"),
+        "{line}"
+    );
+    let line = refused(file().env("KMS_CORE_LISTEN", "bar"));
+    assert!(line.contains("'bar' for KMS_CORE_LISTEN"), "{line}");
+    // Beside what is right in another place.
+    let line = refused(
+        file()
+            .args(["--admin", "127.0.0.1:0"])
+            .env("KMS_CORE_DRAIN", "1s"),
+    );
+    assert!(line.contains(&format!("listen in {shown}")), "{line}");
+    let line = refused(core().arg("serve").env("KMS_CORE_LOG_IDS", "maybe"));
+    assert!(line.contains("for KMS_CORE_LOG_IDS"), "{line}");
+    let line = refused(core().arg("serve").env("KMS_CORE_IDLE_TIMEOUT", "31536000"));
+    assert!(line.contains("for KMS_CORE_IDLE_TIMEOUT: use a time") && line.contains("30 days"));
 }
 
 #[test]

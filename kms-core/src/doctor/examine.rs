@@ -48,21 +48,19 @@ pub async fn examine(target: &Target, settings: Settings) -> Result<Report, Stri
         // The records took the other half.
         Target::Domain(_) => quarter / 2,
     };
-    let (mut addresses, failed) =
-        resolve(services, settings.nameserver, half, &mut report.steps).await?;
+    let Resolved {
+        mut addresses,
+        failed,
+        without,
+    } = resolve(services, settings.nameserver, half, &mut report.steps).await?;
     if addresses.is_empty() {
         let name = match target {
             Target::Host(endpoint) => endpoint.host.to_string(),
             Target::Domain(domain) => format!("no host of {domain}"),
         };
-        report.verdict = match failed {
-            true => Verdict::NameServer(name),
-            false => Verdict::NoName(name),
-        };
+        report.verdict = unresolved(name, failed);
         return Ok(report);
     }
-    let mut unresolved = report.steps.iter().filter(|step| step.mark == Mark::Bad);
-    let unresolved = unresolved.next().map(|step| step.subject.clone());
     if let Some(more @ 1..) = addresses.len().checked_sub(MAX_ADDRESSES) {
         addresses.truncate(MAX_ADDRESSES);
         report.steps.push(Step {
@@ -85,23 +83,34 @@ pub async fn examine(target: &Target, settings: Settings) -> Result<Report, Stri
         report.steps.extend(steps);
         report.findings.push((address, finding));
     }
-    report.verdict = match (judge(&report.findings, settings.any), unresolved) {
-        (Verdict::Healthy, Some(name)) if !settings.any => Verdict::NoName(name),
+    report.verdict = match (judge(&report.findings, settings.any), without) {
+        (Verdict::Healthy, Some(without)) if !settings.any => without,
         (verdict, _) => verdict,
     };
     Ok(report)
 }
 
-/// The addresses of all these, each once, in order, and whether a question was
-/// left unanswered. Names are asked for at the same time.
+/// What names led to.
+#[derive(Default)]
+struct Resolved {
+    /// Each once, in order.
+    addresses: Vec<SocketAddr>,
+    /// A question was left unanswered.
+    failed: bool,
+    /// What to say of the first name without an address.
+    without: Option<Verdict>,
+}
+
+/// The addresses of all these. Names are asked for at the same time.
 async fn resolve(
     hosts: Vec<(Host, u16)>,
     nameserver: Option<SocketAddr>,
     within: Duration,
     steps: &mut Vec<Step>,
-) -> Result<(Vec<SocketAddr>, bool), String> {
+) -> Result<Resolved, String> {
     let mut named = Vec::new();
-    let mut addresses = Vec::new();
+    let mut resolved = Resolved::default();
+    let addresses = &mut resolved.addresses;
     for (host, port) in hosts {
         match host {
             Host::Address(address) => addresses.push(SocketAddr::new(address, port)),
@@ -109,7 +118,7 @@ async fn resolve(
         }
     }
     if named.is_empty() {
-        return Ok((addresses, false));
+        return Ok(resolved);
     }
     let names = Names::new(nameserver, within)?;
     let asking = named.into_iter().map(|(name, port)| {
@@ -120,10 +129,14 @@ async fn resolve(
             (v4, v6, port)
         }
     });
-    let mut failed = false;
     for (v4, v6, port) in all(asking).await {
-        failed |= v4.failed || v6.failed;
+        let failed = v4.failed || v6.failed;
+        resolved.failed |= failed;
         let none = v4.found.is_empty() && v6.found.is_empty();
+        if none && resolved.without.is_none() {
+            let name = v4.step.subject.clone();
+            resolved.without = Some(unresolved(name, failed));
+        }
         for mut step in [v4.step, v6.step] {
             if none {
                 step.mark = Mark::Bad;
@@ -137,7 +150,16 @@ async fn resolve(
             }
         }
     }
-    Ok((addresses, failed))
+    Ok(resolved)
+}
+
+/// What to say of a name without an address: whether the name server says that it
+/// has none, or says nothing.
+fn unresolved(name: String, failed: bool) -> Verdict {
+    match failed {
+        true => Verdict::NameServer(name),
+        false => Verdict::NoName(name),
+    }
 }
 
 /// Does all of them at the same time; the results are in order.

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::client::{Bound, CallError, ClientError, Connection, Offer, connect};
-use crate::pdu::FaultStatus;
+use crate::pdu::{FaultStatus, PacketType};
 use crate::stub::Encoding;
 use crate::text;
 
@@ -91,7 +91,9 @@ async fn bind(address: SocketAddr, stream: TcpStream, within: Duration, log: &mu
     };
     let banner = Banner::of(connection.received());
     let finding = match (&error, banner) {
-        (CallError::Protocol(error), banner) => not_bound(*error, banner),
+        (CallError::Protocol(error), banner) => {
+            not_bound(*error, banner.filter(|_| !is_rpc(connection.received())))
+        }
         // It said something, then closed or fell silent.
         (_, Some(banner)) => Finding::NotRpc(banner),
         (CallError::Timeout { .. }, None) => Finding::Silent,
@@ -117,7 +119,25 @@ async fn bind(address: SocketAddr, stream: TcpStream, within: Duration, log: &mu
     finding
 }
 
-/// What an answer to the bind that accepts nothing says.
+/// Whether bytes that are no answer to a bind were meant as one: version 5 and a
+/// type of PDU that servers send. Nothing else begins like that.
+fn is_rpc(received: &[u8]) -> bool {
+    let [5, 0 | 1, code, ..] = *received else {
+        return false;
+    };
+    matches!(
+        PacketType::from_code(code),
+        PacketType::Response
+            | PacketType::Fault
+            | PacketType::BindAck
+            | PacketType::BindNak
+            | PacketType::AlterContextResponse
+            | PacketType::Shutdown
+    )
+}
+
+/// What an answer to the bind that accepts nothing says; `banner` is whoever else
+/// speaks, if it is not RPC.
 fn not_bound(error: ClientError, banner: Option<Banner>) -> Finding {
     match error {
         ClientError::Rejected { .. } => Finding::NotKms(error),

@@ -57,7 +57,7 @@ pub struct Limits {
     /// Whether the open connections of such a source are to be dropped (pf:
     /// `flush`).
     pub drop_existing: bool,
-    /// Open connections of all sources together, those of `allow` not limited.
+    /// Open connections of all sources together, but for those of `allow`.
     pub max_total: Option<u32>,
     /// Length of the prefix that makes IPv4 addresses one source, 0 to 32.
     pub ipv4_prefix: u8,
@@ -120,6 +120,11 @@ impl Limits {
             return Err(LimitsError::Zero);
         }
         Ok(())
+    }
+
+    /// Whether anything is limited.
+    fn is_any(&self) -> bool {
+        self.max_connections.is_some() || self.rate.is_some() || self.max_total.is_some()
     }
 
     /// How long refusals are collected into one report.
@@ -199,9 +204,18 @@ pub struct Admission {
     pub source: Source,
     /// In a dry run: it would have been turned away.
     pub would_refuse: Option<Refusal>,
-    /// Whether it counts for its source. Not so for allowed sources, and while the
-    /// table is full.
-    tracked: bool,
+    counted: Counted,
+}
+
+/// What a connection counts for while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    /// Nothing: its source is allowed.
+    Not,
+    /// All sources together: the table had no room for its own.
+    Together,
+    /// The same, and its source.
+    BySource,
 }
 
 /// A connection that is turned away.
@@ -269,8 +283,9 @@ impl Limiter {
         })
     }
 
-    /// Goes on with other limits. What is open stays counted, and who is on the
-    /// overload table stays on it.
+    /// Goes on with other limits. What is open stays counted, for the source that it
+    /// had when it came and unless that was allowed, and who is on the overload table
+    /// stays on it.
     ///
     /// # Errors
     /// [`LimitsError`]; then the old limits stay.
@@ -291,11 +306,19 @@ impl Limiter {
             .allow
             .iter()
             .any(|net| net.contains(&address.to_canonical()));
-        let limited = self.limits.max_connections.is_some()
-            || self.limits.rate.is_some()
-            || self.limits.max_total.is_some();
-        if allowed || !limited {
-            return self.admit(source, None, false);
+        if allowed {
+            return self.admit(source, None, Counted::Not);
+        }
+        if !self.limits.is_any() {
+            // There may be limits before it is closed.
+            let counted = match self.table.entry(source, now, Duration::ZERO) {
+                Some(entry) => {
+                    entry.open();
+                    Counted::BySource
+                }
+                None => Counted::Together,
+            };
+            return self.admit(source, None, counted);
         }
         let window = self.limits.rate.map_or(Duration::ZERO, |rate| rate.window);
         let Some(entry) = self.table.entry(source, now, window) else {
@@ -303,14 +326,14 @@ impl Limiter {
             let over = self.limits.max_total.is_some_and(|most| self.total >= most);
             return match over.then_some(Reason::Total) {
                 // There is no entry to collect the report in; the counts have it.
-                Some(reason) => self.turn_away(source, reason, false, false),
-                None => self.admit(source, None, false),
+                Some(reason) => self.turn_away(source, reason, false, Counted::Together),
+                None => self.admit(source, None, Counted::Together),
             };
         };
         let verdict = judge(&self.limits, entry, self.total, now);
         let Some(reason) = verdict else {
             entry.open();
-            return self.admit(source, None, true);
+            return self.admit(source, None, Counted::BySource);
         };
         let overloads = matches!(reason, Reason::Connections | Reason::Rate);
         if overloads {
@@ -321,13 +344,15 @@ impl Limiter {
         }
         self.table.report(source, reason, now);
         let drop_existing = overloads && self.limits.drop_existing;
-        self.turn_away(source, reason, drop_existing, true)
+        self.turn_away(source, reason, drop_existing, Counted::BySource)
     }
 
     /// A connection that was admitted is over.
     pub fn handle_close(&mut self, admission: Admission) {
-        self.total = self.total.saturating_sub(1);
-        if admission.tracked {
+        if admission.counted != Counted::Not {
+            self.total = self.total.saturating_sub(1);
+        }
+        if admission.counted == Counted::BySource {
             self.table.close(admission.source);
         }
     }
@@ -383,7 +408,7 @@ impl Limiter {
         self.counts
     }
 
-    /// How many connections are open.
+    /// How many connections are open, but for those of allowed sources.
     #[must_use]
     pub fn open(&self) -> u32 {
         self.total
@@ -395,13 +420,20 @@ impl Limiter {
         (self.table.len(), self.limits.max_sources)
     }
 
-    fn admit(&mut self, source: Source, would_refuse: Option<Refusal>, tracked: bool) -> Decision {
-        self.total = self.total.saturating_add(1);
+    fn admit(
+        &mut self,
+        source: Source,
+        would_refuse: Option<Refusal>,
+        counted: Counted,
+    ) -> Decision {
+        if counted != Counted::Not {
+            self.total = self.total.saturating_add(1);
+        }
         self.counts.admitted += 1;
         Decision::Admit(Admission {
             source,
             would_refuse,
-            tracked,
+            counted,
         })
     }
 
@@ -411,7 +443,7 @@ impl Limiter {
         source: Source,
         reason: Reason,
         drop_existing: bool,
-        tracked: bool,
+        counted: Counted,
     ) -> Decision {
         let count = match reason {
             Reason::Connections => &mut self.counts.connections,
@@ -426,7 +458,7 @@ impl Limiter {
             drop_existing: drop_existing && !self.limits.dry_run,
         };
         if self.limits.dry_run {
-            self.admit(source, Some(refusal), tracked)
+            self.admit(source, Some(refusal), counted)
         } else {
             Decision::Refuse(refusal)
         }

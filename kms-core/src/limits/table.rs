@@ -133,6 +133,14 @@ impl Entry {
         self.overload.is_some_and(|overload| now < overload.until)
     }
 
+    /// Nothing is in it.
+    fn is_blank(&self) -> bool {
+        self.connections == 0
+            && self.opened.is_empty()
+            && self.refused.is_none()
+            && self.overload.is_none()
+    }
+
     /// Nothing in it would decide anything.
     fn is_idle(&mut self, now: Instant, window: Duration) -> bool {
         self.forget_before(now, window);
@@ -186,9 +194,15 @@ impl Table {
         Some(self.entries.entry(source).or_default())
     }
 
+    /// A connection of the source is over. Where nothing else is known of it, it is
+    /// forgotten.
     pub(super) fn close(&mut self, source: Source) {
-        if let Some(entry) = self.entries.get_mut(&source) {
-            entry.connections = entry.connections.saturating_sub(1);
+        let Some(entry) = self.entries.get_mut(&source) else {
+            return;
+        };
+        entry.connections = entry.connections.saturating_sub(1);
+        if entry.is_blank() {
+            self.entries.remove(&source);
         }
     }
 

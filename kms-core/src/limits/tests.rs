@@ -199,13 +199,79 @@ fn the_allowed_are_never_limited() {
         assert_eq!(touch(&mut limiter, "10.0.20.103", now), None);
         assert_eq!(touch(&mut limiter, "::ffff:10.0.20.103", now), None);
     }
-    let node = limiter.handle_open(ip("10.0.20.103"), now);
-    assert!(matches!(node, Decision::Admit(_)));
-    // They count for all the others.
+    let Decision::Admit(node) = limiter.handle_open(ip("10.0.20.103"), now) else {
+        panic!()
+    };
+    // They take nobody's place.
+    let Decision::Admit(other) = limiter.handle_open(ip("192.0.2.1"), now) else {
+        panic!()
+    };
     assert_eq!(
-        reason(touch(&mut limiter, "192.0.2.1", now)),
+        reason(touch(&mut limiter, "192.0.2.2", now)),
         Some(Reason::Total)
     );
+    // Nor do they give one back that they did not take, whatever is allowed by then.
+    limiter
+        .set_limits(Limits {
+            max_total: Some(1),
+            ..self::limits()
+        })
+        .unwrap();
+    limiter.handle_close(node);
+    assert_eq!(
+        reason(touch(&mut limiter, "192.0.2.3", now)),
+        Some(Reason::Total)
+    );
+    limiter.handle_close(other);
+    assert_eq!(touch(&mut limiter, "192.0.2.4", now), None);
+}
+
+#[test]
+fn what_was_open_before_a_limit_counts_for_it() {
+    let mut limiter = limiter(Limits::default());
+    let now = start();
+    let open = |limiter: &mut Limiter, host| match limiter.handle_open(ip(host), now) {
+        Decision::Admit(admission) => admission,
+        Decision::Refuse(refusal) => panic!("{refusal:?}"),
+    };
+    let mut before: Vec<_> = (0..3).map(|_| open(&mut limiter, "192.0.2.1")).collect();
+    let brief = open(&mut limiter, "192.0.2.2");
+    assert_eq!(limiter.sources().0, 2);
+    // Without limits who has nothing open is forgotten at once.
+    limiter.handle_close(brief);
+    assert_eq!(limiter.sources().0, 1);
+    limiter
+        .set_limits(Limits {
+            max_connections: Some(3),
+            ..Limits::default()
+        })
+        .unwrap();
+    assert_eq!(touch(&mut limiter, "192.0.2.2", now), None);
+    limiter.handle_close(before.pop().unwrap());
+    before.push(open(&mut limiter, "192.0.2.1"));
+    assert_eq!(
+        reason(touch(&mut limiter, "192.0.2.1", now)),
+        Some(Reason::Connections)
+    );
+    limiter.flush(now);
+    for admission in before {
+        limiter.handle_close(admission);
+    }
+    assert_eq!(touch(&mut limiter, "192.0.2.1", now), None);
+}
+
+#[test]
+fn without_limits_a_full_table_is_no_matter() {
+    let mut limiter = limiter(Limits {
+        max_sources: 1,
+        ..Limits::default()
+    });
+    let now = start();
+    let Decision::Admit(_open) = limiter.handle_open(ip("192.0.2.1"), now) else {
+        panic!()
+    };
+    assert_eq!(touch(&mut limiter, "192.0.2.2", now), None);
+    assert_eq!((limiter.sources().0, limiter.counts().untracked), (1, 0));
 }
 
 #[test]

@@ -97,6 +97,12 @@ impl Association {
         }
     }
 
+    /// Whether the first fragments of a call are here, and the rest is waited for.
+    #[must_use]
+    pub fn holds_fragments(&self) -> bool {
+        self.partial.is_some()
+    }
+
     /// Deals with the first PDU in `received`: the bytes that were received and
     /// not yet consumed. What is to be sent is appended to `reply`.
     ///

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +14,14 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use rustix::io::Errno;
+use rustix::net::netdevice::index_to_name_inlined;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::limits::{Limits, LimitsError, Overloaded, Reason};
+use crate::vlmcsd_log::Peer;
 
 use super::gate::{Gate, Place};
 use super::proxy::introduction;
@@ -361,6 +364,8 @@ struct Visit {
     shared: Arc<Shared>,
     peer: SocketAddr,
     number: u64,
+    /// Of its address, by the name that the interface had when it came.
+    zone: Option<Box<str>>,
     end: End,
     _place: Place,
 }
@@ -369,13 +374,23 @@ impl Visit {
     fn begin(shared: Arc<Shared>, connection: &Connection, place: Place) -> Self {
         let &Connection { peer, number, .. } = connection;
         shared.metrics.opened();
-        shared.log.write(Some(number), |log| log.accepted(peer));
-        Self {
+        let visit = Self {
             shared,
             peer,
             number,
+            zone: zone(&connection.stream, peer),
             end: End::Cut,
             _place: place,
+        };
+        let log = &visit.shared.log;
+        log.write(Some(number), |log| log.accepted(visit.named()));
+        visit
+    }
+
+    fn named(&self) -> Peer<'_> {
+        Peer {
+            address: self.peer,
+            zone: self.zone.as_deref(),
         }
     }
 }
@@ -387,13 +402,23 @@ impl Drop for Visit {
         shared.metrics.closed(self.end);
         shared
             .log
-            .write(Some(self.number), |log| log.closed(self.peer));
+            .write(Some(self.number), |log| log.closed(self.named()));
     }
 }
 
 /// The one place where the limits' clock is read; tests can stop it.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+/// The interface that the zone of a peer's address is. Any socket can be asked.
+fn zone(socket: impl AsFd, peer: SocketAddr) -> Option<Box<str>> {
+    let SocketAddr::V6(v6) = peer else {
+        return None;
+    };
+    let index = Some(v6.scope_id()).filter(|index| *index != 0)?;
+    let name = index_to_name_inlined(socket, index).ok()?;
+    Some(name.as_str().into())
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
@@ -424,4 +449,26 @@ fn is_of_one_connection(error: &io::Error) -> bool {
                 | Errno::OPNOTSUPP
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+
+    use rustix::net::netdevice::name_to_index;
+
+    use super::*;
+
+    #[test]
+    fn a_zone_is_the_name_of_its_interface() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let link_local: Ipv6Addr = "fe80::5".parse().unwrap();
+        let peer = |index| SocketAddrV6::new(link_local, 1, 0, index).into();
+        let loopback = name_to_index(&socket, "lo").unwrap();
+        assert_eq!(zone(&socket, peer(loopback)).as_deref(), Some("lo"));
+        assert_eq!(zone(&socket, peer(0)), None);
+        // One that is gone.
+        assert_eq!(zone(&socket, peer(u32::MAX >> 1)), None);
+        assert_eq!(zone(&socket, "192.0.2.1:1".parse().unwrap()), None);
+    }
 }

@@ -280,11 +280,7 @@ impl Shared {
 
     /// The writer's thread.
     fn write_out(&self, sink: Sink) {
-        let mut out = Output {
-            sink,
-            failing: false,
-            torn: false,
-        };
+        let mut out = Output::new(sink);
         // Swapped with the queue, so that neither is allocated again and again.
         let mut batch = Vec::new();
         let mut rested = true;
@@ -366,9 +362,20 @@ struct Output {
     failing: bool,
     /// The last line was cut by an error.
     torn: bool,
+    /// The path leads nowhere, and no new file can be made there.
+    homeless: bool,
 }
 
 impl Output {
+    fn new(sink: Sink) -> Self {
+        Self {
+            sink,
+            failing: false,
+            torn: false,
+            homeless: false,
+        }
+    }
+
     /// On an error also says how many bytes were written.
     fn write(&mut self, lines: &[u8]) -> Result<(), (usize, io::Error)> {
         if lines.is_empty() {
@@ -429,9 +436,15 @@ impl Output {
             Ok(new) => {
                 *file = new;
                 self.torn = false;
+                if std::mem::take(&mut self.homeless) {
+                    tracing::info!(path = %path.display(), "the log was opened again");
+                }
             }
+            // Once, not for every batch.
             Err(error) => {
-                tracing::error!(path = %path.display(), %error, "cannot reopen the log: the old file stays");
+                if !std::mem::replace(&mut self.homeless, true) {
+                    tracing::error!(path = %path.display(), %error, "cannot reopen the log: the old file stays");
+                }
             }
         }
     }
@@ -544,19 +557,57 @@ mod tests {
         assert!(log.0.lock().waiting.len() > before);
     }
 
+    /// What the program's own log says meanwhile.
+    fn said(during: impl FnOnce()) -> String {
+        let (reader, writer) = io::pipe().unwrap();
+        let writer = Mutex::new(writer);
+        let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, during);
+        io::read_to_string(reader).unwrap()
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_reopened_is_said_once_until_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let (below, path) = {
+            let below = directory.path().join("below");
+            (below.clone(), below.join("log"))
+        };
+        std::fs::create_dir(&below).unwrap();
+        let mut output = Output::new(Sink::File {
+            file: append(&path).unwrap(),
+            path: path.clone(),
+        });
+        for _ in 0..2 {
+            std::fs::remove_dir_all(&below).unwrap();
+            let text = said(|| {
+                for _ in 0..50 {
+                    assert!(output.is_renamed());
+                    output.reopen();
+                    output.write(b"line\n").unwrap();
+                }
+            });
+            assert_eq!(text.matches("cannot reopen").count(), 1, "{text}");
+            std::fs::create_dir(&below).unwrap();
+            let text = said(|| output.reopen());
+            assert_eq!(text.matches("opened again").count(), 1, "{text}");
+            assert!(!output.is_renamed());
+        }
+        // What goes well all the time is not worth a word.
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(said(|| output.reopen()), "");
+    }
+
     #[test]
     fn a_torn_line_does_not_run_into_the_next() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         std::fs::write(&path, b"half a li").unwrap();
-        let mut output = Output {
-            sink: Sink::File {
-                file: append(&path).unwrap(),
-                path: path.clone(),
-            },
-            failing: true,
-            torn: true,
-        };
+        let mut output = Output::new(Sink::File {
+            file: append(&path).unwrap(),
+            path: path.clone(),
+        });
+        output.torn = true;
         output.write(b"whole\n").unwrap();
         output.write(b"next\n").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"half a li\nwhole\nnext\n");

@@ -52,5 +52,5 @@ pub use listen::{Front, FrontSettings};
 pub use log::{HOLD_BACK, Log, LogSettings, MAX_WAITING, Target};
 pub use metrics::{Metrics, Snapshot};
 pub use proxy::{MAX_PROXY_HEADER, NoProxyHeader, ProxyOutcome, proxy_header};
-pub use respond::{Responder, ResponderSettings, fill_random};
+pub use respond::{MAX_PATIENCE, Responder, ResponderSettings, fill_random};
 pub use service::{Connection, End, Service, Stop};

@@ -18,9 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::responder::{
-    Action, Association, AssociationSettings, Env, Host, Outcome, Reason, Step,
-};
+use crate::responder::{Action, Association, AssociationSettings, Env, Host, Outcome, Step};
 use crate::vlmcsd_log::Detail;
 
 use super::random::Random;
@@ -32,16 +30,20 @@ const READ: usize = 4096;
 const KEPT: usize = 512;
 /// How long a peer that was told to go gets to read why.
 const LINGER: Duration = Duration::from_secs(1);
+/// Longest [`ResponderSettings::idle`] and [`ResponderSettings::pdu`]: 30 days. No
+/// clock overflows at a moment that far away.
+pub const MAX_PATIENCE: Duration = Duration::from_secs(30 * 86_400);
 /// How many bytes are read, and thrown away, meanwhile.
 const LINGER_BYTES: u64 = 64 * 1024;
 
 /// What a responder does beyond what its host's policy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponderSettings {
-    /// How long a connection may ask nothing (vlmcsd's `-t`).
+    /// How long a connection may ask nothing (vlmcsd's `-t`); what is longer than
+    /// [`MAX_PATIENCE`] is that.
     pub idle: Duration,
     /// How long a call may take from its first byte to its last, and an answer to
-    /// be taken.
+    /// be taken; with the same bound.
     pub pdu: Duration,
     /// How much the log says of a request.
     pub detail: Detail,
@@ -132,12 +134,12 @@ impl Service for Responder {
             number,
             received: early,
             fresh: true,
-            held: false,
             reply: Vec::new(),
             sent: 0,
             closing: false,
         };
-        let (idle, pdu) = (self.0.settings.idle, self.0.settings.pdu);
+        let settings = &self.0.settings;
+        let [idle, pdu] = [settings.idle, settings.pdu].map(|time| time.min(MAX_PATIENCE));
         let mut stopped = pin!(stop.requested());
         let mut stopping = false;
         // Since when it is as it is: idle, or busy with one call or answer.
@@ -209,8 +211,6 @@ struct Session<'a> {
     received: Vec<u8>,
     /// `received` was not looked at yet.
     fresh: bool,
-    /// A call's first fragments are with the association.
-    held: bool,
     reply: Vec<u8>,
     /// How much of `reply` is sent.
     sent: usize,
@@ -221,7 +221,7 @@ struct Session<'a> {
 impl Session<'_> {
     /// Something is begun and not finished.
     fn is_busy(&self) -> bool {
-        self.held || !self.received.is_empty() || !self.reply.is_empty()
+        self.association.holds_fragments() || !self.received.is_empty() || !self.reply.is_empty()
     }
 
     /// One turn: sends what waits, else reads once and answers it. While the peer
@@ -296,7 +296,7 @@ impl Session<'_> {
             };
             self.note(&outcome);
             consumed += outcome.consumed;
-            whole |= !self.held;
+            whole |= !self.association.holds_fragments();
             match outcome.action {
                 Action::Send | Action::Continue => {}
                 Action::SendAndClose | Action::Close => {
@@ -308,15 +308,9 @@ impl Session<'_> {
         (consumed, whole)
     }
 
-    fn note(&mut self, outcome: &Outcome) {
+    fn note(&self, outcome: &Outcome) {
         let shared = self.responder;
         shared.metrics.pdu(&outcome.reason);
-        match outcome.reason {
-            Reason::FragmentHeld => self.held = true,
-            // Between two fragments of a call nothing else is looked at.
-            Reason::Ignored(_) => {}
-            _ => self.held = false,
-        }
         if let Some(exchange) = &outcome.exchange {
             let settings = &shared.settings;
             shared.log.write(Some(self.number), |log| {

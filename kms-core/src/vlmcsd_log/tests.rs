@@ -106,6 +106,10 @@ impl<'a> Lines<'a> {
     }
 }
 
+fn socket(peer: &str) -> SocketAddr {
+    peer.strip_suffix('.').unwrap().parse().unwrap()
+}
+
 fn version(text: &str) -> Version {
     let (major, minor) = text.split_once('.').unwrap();
     Version {
@@ -135,9 +139,9 @@ fn rewritten(log: &str) -> (Vec<u8>, usize) {
         let (stamp, text) = split_stamp(line);
         let mut writer = LogWriter::new(&mut out, stamp);
         if let Some((_, peer)) = text.split_once(" connection accepted: ") {
-            writer.accepted(peer.strip_suffix('.').unwrap().parse().unwrap());
+            writer.accepted(socket(peer));
         } else if let Some((_, peer)) = text.split_once(" connection closed: ") {
-            writer.closed(peer.strip_suffix('.').unwrap().parse().unwrap());
+            writer.closed(socket(peer));
         } else if text == "<<< Incoming KMS request" {
             let (request, names) = lines.request();
             writer.request(&request, &names);
@@ -293,7 +297,7 @@ fn odd_numbers_are_printed_as_vlmcsd_prints_them() {
 #[test]
 fn marks_follow_the_lines_that_name_a_connection() {
     let mut out = Vec::new();
-    let peer = "192.0.2.15:49731".parse().unwrap();
+    let peer: SocketAddr = "192.0.2.15:49731".parse().unwrap();
     let mut log = LogWriter::new(&mut out, None).connection(17);
     log.accepted(peer);
     let verdict = Verdict::Answered {
@@ -334,6 +338,40 @@ fn marks_follow_the_lines_that_name_a_connection() {
     let text = String::from_utf8(out).unwrap();
     assert!(text.lines().all(|line| line.ends_with(" [c=18]")), "{text}");
     assert_eq!(text.lines().count(), 2);
+}
+
+#[test]
+fn a_zone_is_named_where_there_is_one() {
+    for (address, zone, shown) in [
+        (
+            "[fe80::5%4]:49731",
+            Some("eth0"),
+            "IPv6 connection accepted: [fe80::5%eth0]:49731.\n",
+        ),
+        (
+            "[fe80::5%4]:49731",
+            None,
+            "IPv6 connection accepted: [fe80::5%4]:49731.\n",
+        ),
+        (
+            "[fe80::5%4]:1",
+            Some("a\nb"),
+            "IPv6 connection accepted: [fe80::5%a\u{FFFD}b]:1.\n",
+        ),
+        (
+            "[2001:db8::5]:1",
+            Some("eth0"),
+            "IPv6 connection accepted: [2001:db8::5]:1.\n",
+        ),
+        (
+            "192.0.2.15:1",
+            Some("eth0"),
+            "IPv4 connection accepted: 192.0.2.15:1.\n",
+        ),
+    ] {
+        let address = address.parse().unwrap();
+        assert_eq!(written(|log| log.accepted(Peer { address, zone })), shown);
+    }
 }
 
 #[test]

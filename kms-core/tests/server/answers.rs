@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use kms_core::catalog::Protocol;
-use kms_core::pdu::PacketType;
+use kms_core::pdu::{Body, PacketType};
 use kms_core::server::{FrontSettings, ResponderSettings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use crate::wire::{bind, call, call_of, fragment, is_answer, packet_type, stub};
+use crate::wire::{bind, call, call_of, fragment, is_answer, packet_type, pdu, stub};
 use crate::{Setup, answer, ask, rest};
 
 const IDLE: Duration = Duration::from_secs(30);
@@ -133,6 +133,67 @@ async fn fragments_of_one_call_share_its_deadline() {
         (PDU..PDU + Duration::from_secs(2)).contains(&took),
         "{took:?}"
     );
+}
+
+/// A call that its client gave up is not under way any more.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_given_up_leaves_an_idle_connection() {
+    let server = Setup::default().start().await;
+    let mut stream = server.connect().await;
+    ask(&mut stream, &bind()).await;
+    let begun = Instant::now();
+    let held = fragment(0x01, b"1234");
+    // To cancel it is no end of it: the rest may still come.
+    let cancel = pdu(0x03, Body::Other(PacketType::CoCancel, b""));
+    stream
+        .write_all(&[&*held, &*cancel].concat())
+        .await
+        .unwrap();
+    assert_eq!(rest(&mut stream).await, b"");
+    assert!(begun.elapsed() < IDLE, "{:?}", begun.elapsed());
+
+    let mut stream = server.connect().await;
+    ask(&mut stream, &bind()).await;
+    let begun = Instant::now();
+    let orphaned = pdu(0x03, Body::Other(PacketType::Orphaned, b""));
+    stream.write_all(&[held, orphaned].concat()).await.unwrap();
+    assert_eq!(rest(&mut stream).await, b"");
+    assert!(begun.elapsed() >= IDLE, "{:?}", begun.elapsed());
+    server.until_open(0).await;
+    assert_eq!((server.ended("slow"), server.ended("idle")), (1, 1));
+    assert_eq!(server.metric("kms_core_pdus_total{reason=\"ignored\"}"), 2);
+}
+
+/// In a program of one's own; the command line takes 30 days at most.
+#[tokio::test]
+async fn times_without_end_are_no_times_to_panic_at() {
+    let setup = Setup {
+        responder: ResponderSettings {
+            idle: Duration::MAX,
+            pdu: Duration::MAX,
+            ..ResponderSettings::default()
+        },
+        front: FrontSettings {
+            proxy_from: vec!["127.0.0.2/32".parse().unwrap()],
+            proxy_deadline: Duration::MAX,
+            drain: Duration::MAX,
+            ..FrontSettings::default()
+        },
+        ..Setup::default()
+    };
+    let server = setup.start().await;
+    for source in ["127.0.0.1", "127.0.0.2"] {
+        let mut stream = server.connect_from(source).await;
+        if source == "127.0.0.2" {
+            stream.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
+        }
+        let half = call().len() / 2;
+        stream.write_all(&bind()).await.unwrap();
+        stream.write_all(&call()[..half]).await.unwrap();
+        assert_eq!(packet_type(&answer(&mut stream).await), PacketType::BindAck);
+        assert!(is_answer(&ask(&mut stream, &call()[half..]).await));
+    }
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -6,16 +6,17 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use clap::error::ContextKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use ipnet::IpNet;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 
-use super::error::{Origin, Stop};
+use super::error::{ConfigError, Origin, Stop};
 use super::layers::{Environment, Layers};
 use super::raw::{Raw, Text, keys_of, one_or_many, read_table};
 use super::serving::Listen;
-use super::value::{Count, LogFormat, Setting};
+use super::value::{Count, LogFormat, address};
 use super::{cli, own_networks};
 
 const DEFAULT_LISTEN: SocketAddr =
@@ -113,7 +114,7 @@ pub fn load(
     args: impl IntoIterator<Item = OsString>,
     env: Environment<'_>,
 ) -> Result<Config, Stop> {
-    let cli = Cli::try_parse_from(args).map_err(|error| cli::stop(&error, "kms-diag"))?;
+    let cli = Cli::try_parse_from(args).map_err(|error| misread(&error))?;
     if let Some(Hidden::Generate(what)) = cli.command {
         return Err(Stop::Generate(what));
     }
@@ -128,12 +129,24 @@ pub fn load(
     })
 }
 
+/// What is wrong with the command line. To clap an argument too many is an unknown
+/// subcommand, of which the help lists none.
+fn misread(error: &clap::Error) -> Stop {
+    match error.get(ContextKind::InvalidSubcommand) {
+        Some(argument) => ConfigError::line(format_args!(
+            "unexpected argument '{argument}' found; `kms-diag --help` lists what there is"
+        ))
+        .into(),
+        None => cli::stop(error, "kms-diag"),
+    }
+}
+
 fn listen(layers: &Layers<RawDiag>) -> Result<Listen, Stop> {
     const KEY: &str = "listen";
     let (address, origin) = match layers.pick(KEY, |raw| &raw.listen) {
         Some((text, origin, _)) => {
-            let address = SocketAddr::parse(&text);
-            let address = address.map_err(|what| super::ConfigError::new(&origin, what))?;
+            let address = address(&text, DEFAULT_LISTEN.port());
+            let address = address.map_err(|what| ConfigError::new(&origin, what))?;
             (address, origin)
         }
         None => (DEFAULT_LISTEN, Origin::Default(KEY)),
@@ -145,6 +158,7 @@ fn listen(layers: &Layers<RawDiag>) -> Result<Listen, Stop> {
 mod tests {
     use std::fs;
 
+    use super::super::value::Setting as _;
     use super::*;
 
     /// Loads with these arguments, variables and file.
@@ -227,6 +241,12 @@ mod tests {
                 "KMS_DIAG_RATE: \"x\" is not a number",
             ),
             (&[], ("", ""), "listen = \"here\"", "listen in /"),
+            (
+                &["--listen", "9102"],
+                ("", ""),
+                "",
+                "--listen: \"9102\" is not ADDRESS:PORT; write [::]:9102 or 127.0.0.1:9102",
+            ),
             (&[], ("", ""), "lisden = \"here\"", "did you mean listen?"),
             (&[], ("", ""), "zzz = 1", "`kms-diag --help` lists the keys"),
             (
@@ -241,7 +261,12 @@ mod tests {
                 "",
                 "`kms-diag --help` lists what there is",
             ),
-            (&["more"], ("", ""), "", "unrecognized subcommand"),
+            (
+                &["more"],
+                ("", ""),
+                "",
+                "unexpected argument 'more' found; `kms-diag --help` lists what there is",
+            ),
         ] {
             let error = try_load(args, &[env], file).unwrap_err();
             assert!(error.contains(wanted), "{error}");

@@ -220,12 +220,17 @@ impl Setting for bool {
 
 impl Setting for SocketAddr {
     fn parse(text: &str) -> Result<Self, String> {
-        text.parse()
-            .map_err(|_| format!("{text:?} is not ADDRESS:PORT; write [::]:9101 or 127.0.0.1:9101"))
+        address(text, 9101)
     }
     fn show(&self) -> String {
         self.to_string()
     }
+}
+
+/// An address with a port; the fix names the port that the program has by default.
+pub(super) fn address(text: &str, port: u16) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not ADDRESS:PORT; write [::]:{port} or 127.0.0.1:{port}"))
 }
 
 impl Setting for u16 {

@@ -217,13 +217,18 @@ impl Cutter {
     }
 }
 
-/// Whether a key is the collector's, or becomes it in a log query: Loki writes
-/// `_` for what is neither letter nor digit, and joins the keys of nested
-/// objects with `_`, so that `{"":{"ip":…}}` is `_ip`.
+/// Whether a key is the collector's, or becomes it in a log query: Loki trims
+/// white space, writes `_` for what is neither letter nor digit, and joins the keys
+/// of nested objects with `_`, so that `{"":{"ip":…}}` is `_ip`, or only those that
+/// are not blank, so that `{" ":{"_ip":…}}` is.
 fn is_reserved(key: &str) -> bool {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    let spelled: String = key.chars().take(MAX_KEY).map(plain).collect();
-    key.is_empty() || RESERVED.contains(&&*spelled)
+    let is_ours = |key: &str| {
+        let spelled: String = key.chars().take(MAX_KEY).map(plain).collect();
+        key.is_empty() || RESERVED.contains(&&*spelled)
+    };
+    // Whatever does not trim writes `_` for the blank.
+    is_ours(key.trim()) || is_ours(key)
 }
 
 #[cfg(test)]

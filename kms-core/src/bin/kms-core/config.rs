@@ -10,6 +10,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::builder::Resettable;
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// Longest configuration file in bytes.
@@ -19,36 +20,134 @@ const CONFIG: &str = "config";
 
 /// Why there are no options.
 pub(crate) enum Problem {
-    /// Of the command line or the environment, or help was asked for.
-    Clap(clap::Error),
-    /// Of the file: one line.
-    File(String),
+    /// Help or the version was asked for.
+    Help(clap::Error),
+    /// What is wrong, in one line.
+    Wrong(String),
 }
 
 impl From<clap::Error> for Problem {
     fn from(error: clap::Error) -> Self {
-        Self::Clap(error)
+        if error.use_stderr() {
+            Self::Wrong(format!("{}; see --help", first_line(&error)))
+        } else {
+            Self::Help(error)
+        }
     }
 }
 
+/// What is wrong in one line, without the usage that clap adds after a blank one.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|line| !line.is_empty());
+    let line: Vec<_> = lines.map(str::trim).collect();
+    line.join(" ").trim_start_matches("error: ").to_owned()
+}
+
 /// Parses `args`, whose first is the program's name.
-pub(crate) fn matches(command: Command, args: &[OsString]) -> Result<ArgMatches, Problem> {
-    let command = with_environment(command);
-    // Where the file is, whatever else is wrong or missing.
-    let first = command
+pub(crate) fn matches(plain: &Command, args: &[OsString]) -> Result<ArgMatches, Problem> {
+    let with_variables = with_environment(plain.clone());
+    // Which command it is and where the file is, whatever else is wrong or missing.
+    let first = with_variables
         .clone()
         .ignore_errors(true)
         .try_get_matches_from(args);
     let place = first.ok().and_then(|matches| {
         let (name, matches) = matches.subcommand()?;
-        let path = matches.try_get_one::<PathBuf>(CONFIG).ok()??;
-        Some((name.to_owned(), path.clone()))
+        let path = matches.try_get_one::<PathBuf>(CONFIG).ok().flatten();
+        Some((name.to_owned(), path.cloned()))
     });
-    let command = match place {
-        Some((name, path)) => with_file(command, &name, &path).map_err(Problem::File)?,
-        None => command,
+    let place = place.as_ref();
+    let place = place.map(|(name, path)| (name.as_str(), path.as_deref()));
+    let whole = match place {
+        Some((name, Some(path))) => {
+            with_file(with_variables.clone(), name, path).map_err(Problem::Wrong)?
+        }
+        _ => with_variables.clone(),
     };
-    Ok(command.try_get_matches_from(args)?)
+    whole.try_get_matches_from(args).map_err(|error| {
+        if is_command_missing(error.kind()) {
+            return Problem::Wrong(no_command(plain, args));
+        }
+        match origin(&error, plain, &with_variables, place, args) {
+            Some((typed, origin)) => {
+                let line = first_line(&error).replace(&format!("'{typed}'"), &origin);
+                Problem::Wrong(format!("{line}; see --help"))
+            }
+            None => error.into(),
+        }
+    })
+}
+
+fn is_command_missing(kind: ErrorKind) -> bool {
+    use ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingSubcommand};
+    matches!(
+        kind,
+        DisplayHelpOnMissingArgumentOrSubcommand | MissingSubcommand
+    )
+}
+
+/// Which commands there are, where none is given.
+fn no_command(command: &Command, args: &[OsString]) -> String {
+    let mut above = command;
+    for arg in args.iter().skip(1) {
+        above = above.find_subcommand(arg).unwrap_or(above);
+    }
+    let shown = above.get_subcommands().filter(|sub| !sub.is_hide_set());
+    let names: Vec<_> = shown.map(Command::get_name).collect();
+    let list = match names.as_slice() {
+        [most @ .., one, last] => [most, &[&*format!("{one} or {last}")]].concat().join(", "),
+        _ => names.concat(),
+    };
+    format!("no command given: {list}; see --help")
+}
+
+/// The option with a wrong value as clap names it, and where the value is from if
+/// it was not typed. clap does not tell: it is whoever brings the same error when
+/// only the command line, or only that and the environment, is looked at.
+fn origin(
+    error: &clap::Error,
+    plain: &Command,
+    with_variables: &Command,
+    place: Option<(&str, Option<&Path>)>,
+    args: &[OsString],
+) -> Option<(String, String)> {
+    let is_value = matches!(
+        error.kind(),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation
+    );
+    let typed = error.get(ContextKind::InvalidArg).filter(|_| is_value)?;
+    let is_there = |command: &Command| {
+        let same = |other: clap::Error| {
+            let parts = [ContextKind::InvalidArg, ContextKind::InvalidValue];
+            parts
+                .iter()
+                .all(|part| other.get(*part) == error.get(*part))
+        };
+        command.clone().try_get_matches_from(args).is_err_and(same)
+    };
+    if is_there(&without_environment(plain.clone())) {
+        return None;
+    }
+    let typed = typed.to_string();
+    let key = typed.split(' ').next()?.strip_prefix("--")?;
+    let (name, file) = place?;
+    let origin = if is_there(with_variables) {
+        let arg = option(with_variables.find_subcommand(name)?, key)?;
+        arg.get_env()?.to_string_lossy().into_owned()
+    } else {
+        format!("{key} in {}", file?.display())
+    };
+    Some((typed, origin))
+}
+
+/// Takes away the variables that options have by themselves.
+fn without_environment(mut command: Command) -> Command {
+    for sub in command.get_subcommands_mut() {
+        let taken = std::mem::take(sub);
+        *sub = taken.mut_args(|arg| arg.env(Resettable::Reset));
+    }
+    command
 }
 
 /// Gives every option of a command with a file its variable, `KMS_CORE_` and the
@@ -169,5 +268,49 @@ fn scalar(value: toml::Value) -> Result<String, String> {
             "use a string, a number or true, not a {}",
             other.type_str()
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// What is wrong with a command line; the variables are the tests' own.
+    fn wrong(args: &[&str]) -> String {
+        let args: Vec<_> = ["kms-core"]
+            .iter()
+            .chain(args)
+            .map(OsString::from)
+            .collect();
+        match matches(&crate::Cli::command(), &args) {
+            Err(Problem::Wrong(why)) => why,
+            Err(Problem::Help(text)) => panic!("{text}"),
+            Ok(matches) => panic!("{matches:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_command_those_that_there_are_are_named() {
+        assert_eq!(
+            wrong(&[]),
+            "no command given: serve, relay, request, doctor or limits; see --help"
+        );
+        for args in [&["limits"][..], &["limits", "--admin", "127.0.0.1:1"]] {
+            assert_eq!(
+                wrong(args),
+                "no command given: list, expire or flush; see --help"
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_typed_is_named_as_it_was() {
+        assert_eq!(
+            wrong(&["serve", "--listen", "foo"]),
+            "invalid value 'foo' for '--listen <ADDRESS:PORT>': \
+             write ADDRESS:PORT, like [::]:1688 or 127.0.0.1:9103; see --help"
+        );
     }
 }

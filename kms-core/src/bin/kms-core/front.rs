@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::value::{duration, network, rate, span};
+use crate::value::{address, duration, network, rate};
 use crate::{Failure, config};
 
 /// Connections the kernel keeps waiting, if it lets us.
@@ -36,7 +36,7 @@ pub(crate) struct FrontArgs {
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
     /// Where to listen; may be given several times. [::]:1688 takes IPv4 too
-    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',', action = ArgAction::Append, default_value = "127.0.0.1:1688")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',', action = ArgAction::Append, default_value = "127.0.0.1:1688", value_parser = address)]
     listen: Vec<SocketAddr>,
     /// Keep IPv4 out of [::]
     #[arg(long)]
@@ -51,7 +51,7 @@ pub(crate) struct FrontArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     drain: Duration,
     /// Serve /metrics, /healthz and, to this machine, /limits here
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address)]
     admin: Option<SocketAddr>,
     /// Peers that begin with a PROXY header (version 1 or 2), which is believed
     #[arg(long, value_name = "NETWORK", value_delimiter = ',', action = ArgAction::Append, value_parser = network)]
@@ -104,7 +104,7 @@ struct LimitArgs {
     #[arg(long, value_name = "N/TIME", value_parser = rate)]
     limit_rate: Option<Rate>,
     /// How long a source that went over one of the two stays out
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = span)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = duration)]
     limit_overload: Duration,
     /// Whether the open connections of such a source are cut
     #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
@@ -181,12 +181,16 @@ impl FrontArgs {
     fn bind(&self) -> Result<Vec<TcpListener>, Failure> {
         let mut listeners = Vec::new();
         for address in &self.listen {
-            // Beside an IPv4 listener on the same port there is only IPv6 left.
-            let v4: SocketAddr = (Ipv4Addr::UNSPECIFIED, address.port()).into();
-            let only_v6 = self.ipv6_only || (address.port() != 0 && self.listen.contains(&v4));
-            listeners.push(bind("--listen", *address, only_v6)?);
+            listeners.push(bind("--listen", *address, self.is_only_v6(*address))?);
         }
         Ok(listeners)
+    }
+
+    /// Whether IPv4 is kept out of `[::]`: beside a listener on any IPv4 address at
+    /// the same port the kernel would refuse both.
+    fn is_only_v6(&self, address: SocketAddr) -> bool {
+        let is_beside = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+        self.ipv6_only || (address.port() != 0 && self.listen.iter().any(is_beside))
     }
 }
 
@@ -338,7 +342,39 @@ fn reread() -> Result<Limits, String> {
             .front()
             .map(FrontArgs::limits)
             .ok_or_else(|| "this command has no limits".to_owned()),
-        Err(config::Problem::File(why)) => Err(why),
-        Err(config::Problem::Clap(error)) => Err(crate::first_line(&error)),
+        Err(config::Problem::Wrong(why)) => Err(why),
+        Err(config::Problem::Help(_)) => Err("the command line asks for help".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        front: FrontArgs,
+    }
+
+    #[test]
+    fn beside_any_ipv4_listener_on_its_port_ipv6_is_alone() {
+        let any: SocketAddr = "[::]:28802".parse().unwrap();
+        for (listen, only_v6) in [
+            ("[::]:28802", false),
+            ("[::]:28802,0.0.0.0:28802", true),
+            ("[::]:28802,127.0.0.1:28802", true),
+            ("192.0.2.1:28802,[::]:28802", true),
+            ("[::]:28802,127.0.0.1:28803", false),
+            ("[::]:28802,[::1]:28802", false),
+        ] {
+            let args = Cli::try_parse_from(["kms-core", "--listen", listen]).unwrap();
+            assert_eq!(args.front.is_only_v6(any), only_v6, "{listen}");
+        }
+        // Free ports are never the same.
+        let args = Cli::try_parse_from(["kms-core", "--listen", "[::]:0,127.0.0.1:0"]).unwrap();
+        assert!(!args.front.is_only_v6("[::]:0".parse().unwrap()));
     }
 }

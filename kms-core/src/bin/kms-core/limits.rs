@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::Failure;
-use crate::value::duration;
+use crate::value::{address, duration};
 
 /// How long the whole exchange may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +35,7 @@ pub(crate) struct Args {
         value_name = "ADDRESS:PORT",
         default_value = "127.0.0.1:9103",
         env = "KMS_CORE_ADMIN",
+        value_parser = address,
         global = true
     )]
     admin: SocketAddr,
@@ -69,7 +70,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
             }
         }
         Command::Expire { age } => {
-            let path = format!("/limits?older-than={}", age.as_secs());
+            let path = format!("/limits?older-than={}", whole_seconds(age));
             removed(ask(args.admin, Method::DELETE, &path).await?)
         }
         Command::Flush => removed(ask(args.admin, Method::DELETE, "/limits").await?),
@@ -78,6 +79,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         .write_all(text.as_bytes())
         .map_err(Failure::other)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The port takes whole seconds; 0 would let everybody in.
+fn whole_seconds(age: Duration) -> u64 {
+    let rest = age.subsec_nanos() > 0;
+    age.as_secs().saturating_add(rest.into())
 }
 
 async fn ask<T: DeserializeOwned>(
@@ -160,4 +167,22 @@ fn table(listing: &Listing) -> String {
         text += &format!("and {hidden} more\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_a_second_is_never_none() {
+        for (age, seconds) in [
+            (Duration::from_nanos(1), 1),
+            (Duration::from_millis(500), 1),
+            (Duration::from_secs(1), 1),
+            (Duration::from_millis(1500), 2),
+            (Duration::MAX, u64::MAX),
+        ] {
+            assert_eq!(whole_seconds(age), seconds, "{age:?}");
+        }
+    }
 }

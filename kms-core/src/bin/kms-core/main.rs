@@ -106,22 +106,18 @@ fn main() -> ExitCode {
 
 /// The command line with the environment and the file.
 fn parse(args: &[OsString]) -> Result<Cli, Problem> {
-    let matches = config::matches(Cli::command(), args)?;
+    let matches = config::matches(&Cli::command(), args)?;
     Ok(Cli::from_arg_matches(&matches)?)
 }
 
 /// Help and version as clap prints them; an error in one line.
 fn explain(problem: Problem) -> ExitCode {
-    let error = match problem {
-        Problem::File(why) => return complain(&why, 2),
-        Problem::Clap(error) => error,
-    };
-    if error.use_stderr() {
-        return complain(&format!("{}; see --help", first_line(&error)), 2);
-    }
-    match error.print() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+    match problem {
+        Problem::Wrong(why) => complain(&why, 2),
+        Problem::Help(text) => match text.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
     }
 }
 
@@ -129,14 +125,6 @@ fn complain(message: &str, code: u8) -> ExitCode {
     // The code says it too, where nobody reads the line.
     let _ = writeln!(io::stderr(), "kms-core: {message}");
     ExitCode::from(code)
-}
-
-/// What is wrong in one line, without the usage that clap adds after a blank one.
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let lines = text.lines().take_while(|line| !line.is_empty());
-    let line: Vec<_> = lines.map(str::trim).collect();
-    line.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// The program's own log, on standard error.
@@ -175,6 +163,7 @@ mod tests {
     use clap::CommandFactory as _;
     use kms_core::doctor::Verdict;
     use kms_core::relay::{Relay, RelaySettings};
+    use kms_core::responder::Reason;
     use kms_core::server::{Log, Metrics};
 
     #[test]
@@ -182,7 +171,29 @@ mod tests {
         super::Cli::command().debug_assert();
     }
 
+    /// Options stand below the heading that is theirs, not below the one before.
+    #[test]
+    fn a_hosts_own_options_have_a_heading_of_their_own() {
+        let all = super::Cli::command();
+        let serve = all.find_subcommand("serve").unwrap();
+        let below = |heading: &str| -> Vec<_> {
+            let args = serve.get_arguments();
+            let args = args.filter(|arg| arg.get_help_heading() == Some(heading));
+            args.filter_map(clap::Arg::get_long).collect()
+        };
+        assert_eq!(
+            below("Protocol"),
+            ["idle-timeout", "pdu-timeout", "ndr64", "btfn"]
+        );
+        let limits = below("Limits (see docs/limits.md)");
+        assert!(
+            limits.iter().all(|name| name.starts_with("limit-")),
+            "{limits:?}"
+        );
+    }
+
     const DOCTOR: &str = include_str!("../../../../docs/doctor.md");
+    const KMS_CORE: &str = include_str!("../../../../docs/kms-core.md");
     const LAB_CLIENT: &str = include_str!("../../../../docs/lab-client.md");
     const RELAY: &str = include_str!("../../../../docs/relay.md");
 
@@ -222,6 +233,15 @@ mod tests {
             let row = format!("| {code} | `{label}` |");
             assert!(DOCTOR.contains(&row), "{row}");
         }
+    }
+
+    #[test]
+    fn every_reason_of_a_pdu_is_in_the_documentation_and_no_other() {
+        let section = KMS_CORE.split("### What became of a PDU").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+        let described: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
+        assert_eq!(described, BTreeSet::from(Reason::LABELS));
     }
 
     #[test]

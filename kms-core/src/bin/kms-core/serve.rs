@@ -12,21 +12,25 @@ use kms_core::server::{Metrics, Responder, ResponderSettings, fill_random};
 use crate::value::{duration, hardware_id};
 use crate::{Failure, front};
 
+/// Where the help shows a host's own options; else they would stand below what is
+/// flattened before them.
+const PROTOCOL: &str = "Protocol";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) front: front::FrontArgs,
     /// How long a connection may ask nothing (vlmcsd's -t)
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    #[arg(long, help_heading = PROTOCOL, value_name = "TIME", default_value = "30s", value_parser = duration)]
     idle_timeout: Duration,
     /// How long a call may take from its first byte to its last
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    #[arg(long, help_heading = PROTOCOL, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pdu_timeout: Duration,
     /// Speak NDR64 beside NDR32
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
+    #[arg(long, help_heading = PROTOCOL, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
     ndr64: bool,
     /// Negotiate bind time features
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
+    #[arg(long, help_heading = PROTOCOL, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
     btfn: bool,
     #[command(flatten)]
     policy: PolicyArgs,

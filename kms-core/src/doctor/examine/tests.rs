@@ -199,7 +199,54 @@ async fn rpc_that_is_not_kms_or_refuses_is_told() {
     assert_eq!(report.verdict.label(), "nonsense");
 }
 
-/// A name server with these records; everything else does not exist.
+/// A bind_ack with three rejections, as bytes.
+fn rejecting() -> Vec<u8> {
+    let rejected = ContextAnswer::rejected(RejectReason::TransferSyntaxes);
+    let pdu = Pdu {
+        flags: Flags::WHOLE,
+        call_id: 1,
+        body: ack(vec![rejected; 3]),
+    };
+    let mut out = Vec::new();
+    pdu.encode(&mut out).unwrap();
+    out
+}
+
+#[tokio::test]
+async fn rpc_that_makes_no_sense_is_told_from_other_services() {
+    let with = |at: usize, byte: u8| {
+        let mut bytes = rejecting();
+        bytes[at] = byte;
+        bytes
+    };
+    // A list of results that ends too early.
+    let mut truncated = rejecting();
+    truncated.truncate(50);
+    truncated[8] = 50;
+    let mut too_long = rejecting();
+    too_long[8..10].copy_from_slice(&[0xFF, 0xFF]);
+    for (words, label) in [
+        (truncated, "nonsense"),
+        (too_long, "nonsense"),
+        // Version 5.1, and authentication that nobody asked for.
+        (with(1, 1), "nonsense"),
+        (with(10, 16), "nonsense"),
+        // Big-endian.
+        (with(4, 0), "nonsense"),
+        // No RPC but for its lengths.
+        (with(0, 4), "not_rpc"),
+        // SOCKS 5 refuses.
+        (b"\x05\xff".to_vec(), "not_rpc"),
+    ] {
+        let report = look(says(words.clone().leak()).await, LONG).await;
+        assert_eq!(report.verdict.label(), label, "{words:02x?}");
+        let rpc = report.steps.last().unwrap();
+        assert_eq!((rpc.stage, rpc.mark), (Stage::Rpc, Mark::Bad));
+    }
+}
+
+/// A name server with these records; everything else does not exist, except that
+/// it fails at names that begin with `servfail.`.
 async fn name_server(records: Vec<Record>) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -213,6 +260,9 @@ async fn name_server(records: Vec<Record>) -> SocketAddr {
             let same = |record: &&Record| record.name == query.name;
             if !records.iter().any(|record| same(&record)) {
                 answer.metadata.response_code = ResponseCode::NXDomain;
+            }
+            if query.name.to_ascii().starts_with("servfail.") {
+                answer.metadata.response_code = ResponseCode::ServFail;
             }
             let wanted = records.iter().filter(same);
             let wanted = wanted.filter(|record| record.record_type() == query.query_type());
@@ -304,6 +354,30 @@ async fn one_host_of_two_that_does_not_resolve_is_not_healthy() {
     assert_eq!(report.verdict, gone);
     let report = look_up(domain(), server, true).await;
     assert_eq!(report.verdict, Verdict::Healthy);
+}
+
+#[tokio::test]
+async fn a_host_of_which_the_name_server_says_nothing_is_not_called_unknown() {
+    let kms = lab().await;
+    let records = vec![
+        srv(0, 20, kms.port(), "here.example.lan."),
+        srv(0, 10, kms.port(), "servfail.example.lan."),
+        record("here.example.lan.", RData::A(A(Ipv4Addr::LOCALHOST))),
+    ];
+    let server = name_server(records.clone()).await;
+    let report = look_up(domain(), server, false).await;
+    let host = "servfail.example.lan.".to_owned();
+    assert_eq!(report.verdict, Verdict::NameServer(host));
+    assert_eq!(report.verdict.code(), 6);
+    let report = look_up(domain(), server, true).await;
+    assert_eq!(report.verdict, Verdict::Healthy);
+
+    // Of two the first counts.
+    let gone = srv(0, 15, kms.port(), "gone.example.lan.");
+    let server = name_server([records, vec![gone]].concat()).await;
+    let report = look_up(domain(), server, false).await;
+    let host = "gone.example.lan.".to_owned();
+    assert_eq!(report.verdict, Verdict::NoName(host));
 }
 
 /// IPv4 works, and nobody listens for IPv6 at the same port.

@@ -87,11 +87,30 @@ fn the_collectors_keys_are_its_own() {
         ".cut",
         "_i\\u0070",
         "",
+        // Loki trims white space, of Unicode's too, before it looks at the rest.
+        " _ip",
+        "_ip ",
+        "\\t_time\\r\\n",
+        "\u{A0}_ip",
+        "_cut\u{3000}",
+        "\\u2028_ip",
+        "\u{2003}\u{2003}-value",
+        " ",
+        "\u{A0}\\t",
     ] {
         let body = format!(r#"{{"{key}":"forged","kept":1}}"#);
         let line = of(Body::Whole(body.as_bytes()));
         assert!(!line.text.contains("forged"), "{}", line.text);
         assert_eq!(printed(&body), (json!({"kept":1}), Outcome::Printed, 1));
+    }
+    let padded = format!("{}_ip", " ".repeat(2 * MAX_KEY));
+    let (value, _, cut) = printed(&json!({ padded: "forged" }).to_string());
+    assert_eq!((value, cut), (json!({}), 1));
+    // A blank key adds nothing before the keys of what it holds.
+    for key in ["", " ", "\u{A0}"] {
+        let body = json!({ key: {"_ip": "forged", " ": {"time": "forged"}}, "kept": 1 });
+        let expected = (json!({"kept":1}), Outcome::Printed, 1);
+        assert_eq!(printed(&body.to_string()), expected, "{key:?}");
     }
     // Only the event's own members can be taken for them.
     let (inner, _, cut) = printed(r#"{"a":{"_ip":"theirs"},"_ipx":1,"ip":2,"_":{"ip":3}}"#);
@@ -190,6 +209,25 @@ fn depth_and_number_are_bounded() {
     assert_eq!(cut, MAX_VALUES as u64 + 1);
 }
 
+/// The labels that Loki's `json` parser makes of a line's members. Whether a blank
+/// key before another one adds its `_` differs between versions.
+fn add_labels(value: &Value, before: Option<&str>, blank_joins: bool, labels: &mut Vec<String>) {
+    let Value::Object(members) = value else {
+        labels.extend(before.map(str::to_owned));
+        return;
+    };
+    for (key, value) in members {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+        let mut label = match before {
+            None => String::new(),
+            Some("") if !blank_joins => String::new(),
+            Some(before) => format!("{before}_"),
+        };
+        label.extend(key.trim().chars().map(plain));
+        add_labels(value, Some(&label), blank_joins, labels);
+    }
+}
+
 /// JSON, nearly JSON, and anything.
 fn bodies() -> impl Strategy<Value = Vec<u8>> {
     let leaf = prop_oneof![
@@ -200,7 +238,7 @@ fn bodies() -> impl Strategy<Value = Vec<u8>> {
         "\\PC{0,20}|[\u{0}-\u{1f}\u{202a}-\u{202e}\u{2066}-\u{2069}]{0,5}".prop_map(Value::from),
     ];
     let json = leaf.prop_recursive(8, 400, 40, |inner| {
-        let keys = "_ip|_time|_cut|_value|-ip|[a-c\u{202e}\n]{0,3}";
+        let keys = "[ \u{a0}]{0,2}(_ip|_time|_cut|_value|-ip|ip)?[ \t]?|[a-c\u{202e}\n]{0,3}";
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..40).prop_map(Value::from),
             prop::collection::btree_map(keys, inner, 0..40)
@@ -228,5 +266,14 @@ proptest! {
         // Escapes and numbers grow, within bounds.
         prop_assert!(line.text.len() <= 40 << 10, "{}", line.text.len());
         prop_assert_eq!(line.cut == 0, value.get("_cut").is_none());
+        for blank_joins in [false, true] {
+            let mut labels = Vec::new();
+            add_labels(&value, None, blank_joins, &mut labels);
+            for key in ["_ip", "_time", "_cut"] {
+                let ours = usize::from(value.get(key).is_some());
+                let seen = labels.iter().filter(|label| *label == key).count();
+                prop_assert_eq!(seen, ours, "{}: {}", key, &line.text);
+            }
+        }
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "UUID")]
     previous_client_machine_id: Option<Uuid>,
 
-    /// Licensing status before the request, 0 to 6; 2 is out-of-box grace
+    /// Licensing status before the request; 0 to 6 are known, 2 is out-of-box grace
     #[arg(long, value_name = "N", default_value_t = 2)]
     status: u32,
 
