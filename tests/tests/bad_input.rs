@@ -87,7 +87,10 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
                 "give a readable file",
             ],
         ),
-        (["--slack-icon", "key"], ["slack-icon", ":key:", "https://"]),
+        (
+            ["--slack-icon", "key"],
+            ["--slack-icon", ":key:", "https://"],
+        ),
         (
             ["--slack-timeout", "soon"],
             ["--slack-timeout", "\"soon\"", "write 10s"],
@@ -275,6 +278,7 @@ fn the_file_is_named_with_its_key() {
             "slack-webhook-url = \"x\"",
             ["slack-webhook-url in ", "", "https://"],
         ),
+        ("slack-icon = \"key\"", ["slack-icon in ", ":key:", "https://"]),
         ("max-line = \"1XiB\"", ["max-line in ", "1XiB", "write"]),
         (
             "post-refused = \"maybe\"",

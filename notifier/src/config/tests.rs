@@ -601,6 +601,8 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --slack-webhook-url example",
         "run --log /x --slack-webhook-url-file /no/such/file",
         "run --log /x --slack-webhook-url-file DIR/large",
+        "run --log /x --slack-webhook-url https://u:S3CRET@host/x",
+        "run --log /x --slack-icon key",
         "run --log /x --ca-file /no/such/file",
         "run --log /x --ca-file DIR/large",
         "run --log /x --ca-file DIR/webhook",
@@ -628,6 +630,8 @@ fn each_error_names_the_key_and_the_fix() {
         ("METRICS_PORT", "http"),
         ("KMS_NOTIFIER_CONFIG", "/no/such/file"),
         ("SLACK_CHANNEL", "a\nb"),
+        ("KMS_NOTIFIER_SLACK_ICON", "key"),
+        ("SLACK_WEBHOOK_URL", "https://u:S3CRET@host/x"),
     ] {
         say(format!(
             "{name}={value:?}\n  {}",
@@ -647,6 +651,7 @@ fn each_error_names_the_key_and_the_fix() {
         "slack-timeout = '5x'",
         "slack-timeout = ['5s']",
         "slack-timeout = 1.5",
+        "slack-icon = 'key'",
         "slack-webhook-url = 5",
         "pod-cidr = 5.5",
         "pod-cidr = ['10.0.0.0/33']",
@@ -763,6 +768,10 @@ fn each_error_names_the_key_and_the_fix() {
       --slack-webhook-url-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
     run --log /x --slack-webhook-url-file DIR/large
       --slack-webhook-url-file: cannot read large: it is larger than 4096 bytes; give a readable file
+    run --log /x --slack-webhook-url https://u:S3CRET@host/x
+      --slack-webhook-url: must not hold a user name or password; write https://…
+    run --log /x --slack-icon key
+      --slack-icon: write an emoji code (:key:) or an https://… address of a picture
     run --log /x --ca-file /no/such/file
       --ca-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
     run --log /x --ca-file DIR/large
@@ -809,6 +818,10 @@ fn each_error_names_the_key_and_the_fix() {
       KMS_NOTIFIER_CONFIG: cannot read /no/such/file: No such file or directory (os error 2); give a TOML file
     SLACK_CHANNEL="a\nb"
       SLACK_CHANNEL: give one line of at most 200 characters without control characters
+    KMS_NOTIFIER_SLACK_ICON="key"
+      KMS_NOTIFIER_SLACK_ICON: write an emoji code (:key:) or an https://… address of a picture
+    SLACK_WEBHOOK_URL="https://u:S3CRET@host/x"
+      SLACK_WEBHOOK_URL: must not hold a user name or password; write https://…
     both
       SLACK_WEBHOOK_URL: KMS_NOTIFIER_SLACK_WEBHOOK_URL_FILE is given too; give one
     "slack-timeot = 5"
@@ -825,6 +838,8 @@ fn each_error_names_the_key_and_the_fix() {
       slack-timeout in kms.toml: wrong type; give text, a number, or true or false
     "slack-timeout = 1.5"
       slack-timeout in kms.toml: wrong type; give text, a number, or true or false
+    "slack-icon = 'key'"
+      slack-icon in kms.toml: write an emoji code (:key:) or an https://… address of a picture
     "slack-webhook-url = 5"
       slack-webhook-url in kms.toml: wrong type; give text
     "pod-cidr = 5.5"
