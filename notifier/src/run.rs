@@ -54,6 +54,9 @@ pub enum RunError {
     /// Something that was configured cannot be had.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// No dead letters have these numbers.
+    #[error("no dead letter {}; `dead-letters list` shows their numbers", listed(.0))]
+    NoDeadLetter(Vec<u64>),
     /// The system refused something that has no key.
     #[error("{what}: {error}")]
     System {
@@ -62,6 +65,11 @@ pub enum RunError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+fn listed(numbers: &[u64]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
+    numbers.join(", ")
 }
 
 /// What the policy is told by the configuration.

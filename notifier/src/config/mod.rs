@@ -86,7 +86,7 @@ pub struct DeadLetters {
     /// What to do.
     pub request: Request,
     /// The state that they are in.
-    pub state: PathBuf,
+    pub state: State,
     /// How to decide, where no sidecar does.
     pub reading: Reading,
 }
@@ -238,7 +238,7 @@ fn dead_letters(
     };
     let mut layers = gather(args.common, args.serving, env)?;
     let config = serving::config(&mut layers, Vec::new(), false)?;
-    let state = config.require_state()?.path.clone();
+    let state = config.require_state()?.clone();
     let what = DeadLetters {
         request,
         state,
