@@ -584,6 +584,9 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --dedup-store redis://host --dedup-window 0",
         "run --log /x --dedup-store-timeout 1ms",
         "run --log /x --format xml",
+        "run --log /x --format=xml -- vlmcsd --input-format x",
+        "run --log /x --input-format xml",
+        "replay --format json --input-format xml x",
         "run --log /x --log-format xml",
         "run --log /x --log-level loud",
         "run --log /x --log-timezone Mars/Olympus",
@@ -594,6 +597,10 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --class a/b=10.0.0.0/8",
         "run --log /x --class external=10.0.0.0/8",
         "run --log /x --class a=10.10.0.0/16",
+        "run --log /x --class a=10.9.0.0/16 --classes b=10.9.0.0/16",
+        "run --log /x --class a=10.9.0.0/16 --pod-cidr 10.9.0.0/16",
+        "run --log /x --pod-cidr 10.0.20.0/24",
+        "run --log /x --node-cidr 10.10.0.0/16",
         "run --log /x --class a=10.0.0.0/8 --class a=11.0.0.0/8",
         "run --log /x --metrics-port 65536",
         "run --log /x --metrics-listen localhost",
@@ -631,6 +638,8 @@ fn each_error_names_the_key_and_the_fix() {
         ("KMS_NOTIFIER_CONFIG", "/no/such/file"),
         ("SLACK_CHANNEL", "a\nb"),
         ("KMS_NOTIFIER_SLACK_ICON", "key"),
+        ("KMS_NOTIFIER_CLASS", "office"),
+        ("KMS_NOTIFIER_NODE_CIDR", "10.10.0.0/16"),
         ("SLACK_WEBHOOK_URL", "https://u:S3CRET@host/x"),
     ] {
         say(format!(
@@ -659,6 +668,10 @@ fn each_error_names_the_key_and_the_fix() {
         "classes = 5.5",
         "[classes]\na = 5.5",
         "[classes]\na = ['10.0.0.0/33']",
+        "[class]\na = 5.5",
+        "[class]\na = ['10.10.0.0/16']",
+        "format = 'json'",
+        "pod-cidr = '10.9.0.0/16'\nnode-cidr = '10.9.0.0/16'",
         "[office]\na = 1",
         "format = 'cri'\ninput-format = 'cri'",
         "from = 'end'\nfrom = 'start'",
@@ -733,6 +746,12 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --dedup-store-timeout 1ms
       --dedup-store-timeout: 1ms is out of bounds; give 50ms to 4s
     run --log /x --format xml
+      --format: "xml" is not known; give one of auto, plain, cri, docker, syslog
+    run --log /x --format=xml -- vlmcsd --input-format x
+      --format: "xml" is not known; give one of auto, plain, cri, docker, syslog
+    run --log /x --input-format xml
+      --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
+    replay --format json --input-format xml x
       --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
     run --log /x --log-format xml
       --log-format: "xml" is not known; give one of human, json
@@ -747,15 +766,23 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --node-cidr 10.0.0.1/24
       --node-cidr: "10.0.0.1/24" has bits set after its prefix; write 10.0.0.0/24
     run --log /x --class office
-      --classes: "office" has no networks; write NAME=CIDR,CIDR
+      --class: "office" has no networks; write NAME=CIDR,CIDR
     run --log /x --class a/b=10.0.0.0/8
-      --classes: class name "a/b": use a lower-case letter, then up to 31 of a-z, 0-9 and _ (internal_pod)
+      --class: class name "a/b": use a lower-case letter, then up to 31 of a-z, 0-9 and _ (internal_pod)
     run --log /x --class external=10.0.0.0/8
-      --classes: external is always there; use --pod-cidr or --node-cidr, or another name
+      --class: external is always there; use --pod-cidr or --node-cidr, or another name
     run --log /x --class a=10.10.0.0/16
-      --classes: prefix 10.10.0.0/16 is in class a and in class internal_pod; leave it in one of them
+      --class: prefix 10.10.0.0/16 is in class a and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
+    run --log /x --class a=10.9.0.0/16 --classes b=10.9.0.0/16
+      --classes: prefix 10.9.0.0/16 is in class a and in class b; leave it in one of them
+    run --log /x --class a=10.9.0.0/16 --pod-cidr 10.9.0.0/16
+      --class: prefix 10.9.0.0/16 is in class a and in class internal_pod; leave it in one of them
+    run --log /x --pod-cidr 10.0.20.0/24
+      --pod-cidr: prefix 10.0.20.0/24 is in class cluster_node and in class internal_pod; leave it in one of them (cluster_node has it unless --node-cidr is given)
+    run --log /x --node-cidr 10.10.0.0/16
+      --node-cidr: prefix 10.10.0.0/16 is in class cluster_node and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
     run --log /x --class a=10.0.0.0/8 --class a=11.0.0.0/8
-      --classes: a is given twice; put its networks into one list
+      --class: a is given twice; put its networks into one list
     run --log /x --metrics-port 65536
       --metrics-port: "65536" is not a port; give 0 (a free one) to 65535
     run --log /x --metrics-listen localhost
@@ -820,6 +847,10 @@ fn each_error_names_the_key_and_the_fix() {
       SLACK_CHANNEL: give one line of at most 200 characters without control characters
     KMS_NOTIFIER_SLACK_ICON="key"
       KMS_NOTIFIER_SLACK_ICON: write an emoji code (:key:) or an https://… address of a picture
+    KMS_NOTIFIER_CLASS="office"
+      KMS_NOTIFIER_CLASS: "office" has no networks; write NAME=CIDR,CIDR
+    KMS_NOTIFIER_NODE_CIDR="10.10.0.0/16"
+      KMS_NOTIFIER_NODE_CIDR: prefix 10.10.0.0/16 is in class cluster_node and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
     SLACK_WEBHOOK_URL="https://u:S3CRET@host/x"
       SLACK_WEBHOOK_URL: must not hold a user name or password; write https://…
     both
@@ -854,6 +885,14 @@ fn each_error_names_the_key_and_the_fix() {
       classes in kms.toml: wrong type; give a table of NAME = ["CIDR", …]
     "[classes]\na = ['10.0.0.0/33']"
       classes in kms.toml: "10.0.0.0/33" is not a network; write 10.10.0.0/16 or 2001:db8::/32
+    "[class]\na = 5.5"
+      class in kms.toml: wrong type; give a table of NAME = ["CIDR", …]
+    "[class]\na = ['10.10.0.0/16']"
+      class in kms.toml: prefix 10.10.0.0/16 is in class a and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
+    "format = 'json'"
+      format in kms.toml: "json" is not known; give one of auto, plain, cri, docker, syslog
+    "pod-cidr = '10.9.0.0/16'\nnode-cidr = '10.9.0.0/16'"
+      node-cidr in kms.toml: prefix 10.9.0.0/16 is in class cluster_node and in class internal_pod; leave it in one of them
     "[office]\na = 1"
       office in kms.toml: no such key; `kms-notifier run --help` lists the keys
     "format = 'cri'\ninput-format = 'cri'"
@@ -1203,4 +1242,28 @@ fn help() {
     ");
     let stop = load(["kms-notifier", "--version"].map(Into::into), &|_| None).unwrap_err();
     assert!(matches!(stop, Stop::Help(text) if text.starts_with("kms-notifier ")));
+}
+
+/// Whoever gives the most of too many is told.
+#[test]
+fn too_many_networks_and_classes_are_told_by_their_option() {
+    let list = |count: u32| {
+        let networks: Vec<_> = (0..count)
+            .map(|n| format!("172.16.{}.{}", n / 256, n % 256))
+            .collect();
+        networks.join(",")
+    };
+    let (few, many) = (list(2), list(1024));
+    let error = |args: &str| error(&format!("run --log /x {args}"), &[], "");
+    insta::assert_snapshot!(error(&format!("--pod-cidr {many}")), @"--pod-cidr: 3 classes with 1025 prefixes are too many; use at most 64 and 1024");
+    insta::assert_snapshot!(error(&format!("--node-cidr {many} --class a={few}")), @"--node-cidr: 4 classes with 1027 prefixes are too many; use at most 64 and 1024");
+    insta::assert_snapshot!(error(&format!("--class a={many}")), @"--class: 4 classes with 1026 prefixes are too many; use at most 64 and 1024");
+    let classes = |count: u32| {
+        let classes: Vec<_> = (0..count)
+            .map(|n| format!("--class c{n}=172.16.{n}.0/24"))
+            .collect();
+        classes.join(" ")
+    };
+    insta::assert_snapshot!(error(&classes(62)), @"--class: 65 classes with 64 prefixes are too many; use at most 64 and 1024");
+    try_load(&format!("run --log /x {}", classes(61)), &[], "").unwrap();
 }
