@@ -1098,7 +1098,7 @@ fn help() {
             .render()
             .to_string()
     };
-    insta::assert_snapshot!(shown(&["kms-notifier", "run", "--help"]), @"
+    insta::assert_snapshot!(shown(&["kms-notifier", "run", "--help"]), @r#"
     Follow logs, or run a server and read it; post, count and print what happens
 
     Usage: kms-notifier run [OPTIONS] [-- <CMD>...]
@@ -1181,10 +1181,11 @@ fn help() {
     Arguments:
       [CMD]...  A server to start; its standard output is the log
 
-    Every option --some-option can also be given as the environment variable KMS_NOTIFIER_SOME_OPTION or
-    as some-option in the TOML file of --config. The command line beats the environment beats the file.
-    ");
-    insta::assert_snapshot!(shown(&["kms-notifier", "replay", "--help"]), @"
+    Every option below "Reading and deciding" and "Following and telling" but --state-reset can also be
+    given as the environment variable KMS_NOTIFIER_SOME_OPTION or as some-option in the TOML file of
+    --config; --config itself as a variable only. The command line beats the environment beats the file.
+    "#);
+    insta::assert_snapshot!(shown(&["kms-notifier", "replay", "--help"]), @r#"
     Read recordings from start to end and print what happened
 
     Usage: kms-notifier replay [OPTIONS] <FILE>...
@@ -1220,9 +1221,10 @@ fn help() {
           --log-level <LEVEL>           What it logs: error, warn, info, debug, trace or off [default:
                                         info]
 
-    Every option --some-option can also be given as the environment variable KMS_NOTIFIER_SOME_OPTION or
-    as some-option in the TOML file of --config. The command line beats the environment beats the file.
-    ");
+    Every option below "Reading and deciding" can also be given as the environment variable
+    KMS_NOTIFIER_SOME_OPTION or as some-option in the TOML file of --config; --config itself as a
+    variable only. The command line beats the environment beats the file.
+    "#);
     insta::assert_snapshot!(shown(&["kms-notifier", "--help"]), @"
     Follows the log of a KMS server and tells what happened
 
