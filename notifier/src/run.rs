@@ -54,6 +54,9 @@ pub enum RunError {
     /// Something that was configured cannot be had.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// No dead letters have these numbers.
+    #[error("no dead letter {}; `dead-letters list` shows their numbers", listed(.0))]
+    NoDeadLetter(Vec<u64>),
     /// The system refused something that has no key.
     #[error("{what}: {error}")]
     System {
@@ -62,6 +65,11 @@ pub enum RunError {
         /// What the system said.
         error: io::Error,
     },
+}
+
+fn listed(numbers: &[u64]) -> String {
+    let numbers: Vec<_> = numbers.iter().map(u64::to_string).collect();
+    numbers.join(", ")
 }
 
 /// What the policy is told by the configuration.
@@ -98,17 +106,13 @@ pub fn input_format(format: InputFormat) -> Format {
 }
 
 /// How messages look.
-///
-/// # Errors
-/// The icon is neither an emoji's name nor a URL.
-pub fn style(slack: &Slack) -> Result<Style, ConfigError> {
-    let icon = slack.icon.as_deref().map(str::parse).transpose();
-    let icon = icon.map_err(|error| ConfigError::line(format!("slack-icon: {error}")))?;
-    Ok(Style {
+#[must_use]
+pub fn style(slack: &Slack) -> Style {
+    Style {
         channel: slack.channel.clone(),
         user_name: slack.username.clone(),
-        icon,
-    })
+        icon: slack.icon.clone(),
+    }
 }
 
 /// A poster for the configured webhook; `None` where there is none.
@@ -119,14 +123,13 @@ pub fn poster(slack: &Slack) -> Result<Option<Poster>, ConfigError> {
     let Some(secret) = &slack.webhook else {
         return Ok(None);
     };
-    let wrong = |what: String| ConfigError::line(format!("slack-webhook-url: {what}"));
     let webhook = secret
         .expose()
         .parse()
-        .map_err(|error| wrong(format!("{error}")))?;
+        .map_err(|error| slack.error(error))?;
     Poster::new(webhook, &slack.roots, slack.timeout)
         .map(Some)
-        .map_err(|error| wrong(error.to_string()))
+        .map_err(|error| slack.error(error))
 }
 
 /// Runs until a signal or the end of its input; returns the code to end with.
@@ -139,7 +142,7 @@ pub async fn run(
     reload: impl Fn() -> Result<Config, String>,
 ) -> Result<ExitCode, RunError> {
     let settings = told(&config);
-    let style = style(&config.slack)?;
+    let style = style(&config.slack);
     let poster = poster(&config.slack)?;
     let listener = http::bind(config.metrics.address)
         .map_err(|error| config.metrics.error(&error))
@@ -292,7 +295,7 @@ async fn reloaded(
     to_hub: &Sender<Message>,
 ) {
     let new = config.and_then(|config| {
-        let style = style(&config.slack).map_err(|error| error.to_string())?;
+        let style = style(&config.slack);
         let webhook = self::poster(&config.slack).map_err(|error| error.to_string())?;
         let reload = Reload {
             settings: told(&config),
@@ -553,7 +556,7 @@ pub enum TestError {
 /// # Errors
 /// It was not accepted.
 pub async fn test_notify(config: &Config) -> Result<(), TestError> {
-    let style = style(&config.slack)?;
+    let style = style(&config.slack);
     let Some(poster) = poster(&config.slack)? else {
         return Err(TestError::Refused("there is no webhook".into()));
     };

@@ -49,22 +49,30 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
         ),
         (
             ["--class", "lab=nowhere"],
-            ["--classes", "\"nowhere\" is not a network", "write"],
+            ["--class: ", "\"nowhere\" is not a network", "write"],
         ),
         (
             ["--class", "10.0.0.0/8"],
-            ["--classes", "no networks", "write NAME=CIDR"],
+            ["--class: ", "no networks", "write NAME=CIDR"],
         ),
         (
             ["--class", "external=10.0.0.0/8"],
-            ["--classes", "external", "another name"],
+            ["--class: ", "external", "another name"],
         ),
         (
-            ["--class", "lab=10.10.0.0/16"],
+            ["--classes", "lab=10.10.0.0/16"],
             [
-                "--classes",
+                "--classes: ",
                 "internal_pod and in class lab",
                 "leave it in one",
+            ],
+        ),
+        (
+            ["--pod-cidr", "10.0.20.0/24"],
+            [
+                "--pod-cidr: ",
+                "cluster_node and in class internal_pod",
+                "unless --node-cidr is given",
             ],
         ),
         (
@@ -87,7 +95,10 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
                 "give a readable file",
             ],
         ),
-        (["--slack-icon", "key"], ["slack-icon", ":key:", "https://"]),
+        (
+            ["--slack-icon", "key"],
+            ["--slack-icon", ":key:", "https://"],
+        ),
         (
             ["--slack-timeout", "soon"],
             ["--slack-timeout", "\"soon\"", "write 10s"],
@@ -114,7 +125,7 @@ fn a_value_that_is_wrong_is_named_with_its_fix() {
         ),
         (
             ["--format", "xml"],
-            ["--input-format", "\"xml\"", "give one of auto, plain"],
+            ["--format: ", "\"xml\"", "give one of auto, plain"],
         ),
         (
             ["--from", "resume"],
@@ -166,6 +177,10 @@ fn commands_that_lack_something_say_what() {
         (
             &["test-notify"],
             ["--slack-webhook-url", "no webhook", "give one"],
+        ),
+        (
+            &["dead-letters", "list", "--state", "/no/such/state"],
+            ["--state", "does not exist", "give the state of the sidecar"],
         ),
         (&["replay"], ["<FILE>", "required", "not provided"]),
         (
@@ -274,6 +289,14 @@ fn the_file_is_named_with_its_key() {
         (
             "slack-webhook-url = \"x\"",
             ["slack-webhook-url in ", "", "https://"],
+        ),
+        (
+            "slack-icon = \"key\"",
+            ["slack-icon in ", ":key:", "https://"],
+        ),
+        (
+            "format = \"json\"",
+            ["kms-notifier: format in ", "\"json\"", "give one of"],
         ),
         ("max-line = \"1XiB\"", ["max-line in ", "1XiB", "write"]),
         (

@@ -118,7 +118,14 @@ fn options(mut program: Command, command: &str) -> BTreeMap<String, Option<Strin
 fn every_option_is_described_with_its_variable_and_default() {
     let rows = rows(&page("configuration.md"), "--");
     let mut known = BTreeSet::new();
-    for command in ["run", "check-config", "test-notify", "replay", "explain"] {
+    for command in [
+        "run",
+        "check-config",
+        "test-notify",
+        "dead-letters",
+        "replay",
+        "explain",
+    ] {
         for (name, default) in options(notifier(), command) {
             let row = rows
                 .get(&name)
@@ -131,8 +138,8 @@ fn every_option_is_described_with_its_variable_and_default() {
             }
             let variable = name.trim_start_matches('-').replace('-', "_");
             let variable = format!("`KMS_NOTIFIER_{}`", variable.to_uppercase());
-            // What only `replay` or the command line has is no setting.
-            let is_setting = !matches!(&*name, "--joined" | "--format" | "--state-reset");
+            // What only one command or the command line has is no setting.
+            let is_setting = !matches!(&*name, "--joined" | "--format" | "--state-reset" | "--all");
             assert!(
                 row.contains(&variable) || !is_setting,
                 "{variable} is not in {row}"

@@ -171,11 +171,23 @@ fn dead_letters_are_listed_dropped_and_told_after_all() {
         assert!(line.ends_with(&about), "{line}");
     }
     let first = lines[0].split(' ').next().expect("a number");
+    let unknown = |action| {
+        let output = place.try_dead_letters(&[action, first, "99"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            "kms-notifier: no dead letter 99; `dead-letters list` shows their numbers\n"
+        );
+        assert!(output.stdout.is_empty(), "{output:?}");
+    };
+    unknown("drop");
+    unknown("retry");
     assert_eq!(place.dead_letters(&["drop", first]), "1 messages\n");
     sidecar.wait_for_sample("kms_notifier_dead_letters", |n| n == 1.0);
     stop(sidecar);
 
     // … and where none does, in the state itself.
+    unknown("drop");
     assert_eq!(place.dead_letters(&["list"]).lines().count(), 1);
     assert_eq!(place.dead_letters(&["retry", "--all"]), "1 messages\n");
     assert_eq!(place.dead_letters(&["list"]), "");

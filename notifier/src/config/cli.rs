@@ -11,9 +11,22 @@ use clap::{
 use super::error::{ConfigError, Stop};
 use super::raw::{RawReading, RawServing};
 
-const SPELLINGS: &str = "Every option --some-option can also be given as the environment variable \
-KMS_NOTIFIER_SOME_OPTION or as some-option in the TOML file of --config. The command line beats \
-the environment beats the file.";
+macro_rules! spellings {
+    ($options:literal) => {
+        concat!(
+            "Every option below ",
+            $options,
+            " can also be given as the environment variable KMS_NOTIFIER_SOME_OPTION or as \
+             some-option in the TOML file of --config; --config itself as a variable only. The \
+             command line beats the environment beats the file."
+        )
+    };
+}
+
+const SPELLINGS: &str =
+    spellings!("\"Reading and deciding\" and \"Following and telling\" but --state-reset");
+/// Of the commands that have no others.
+const READING_SPELLINGS: &str = spellings!("\"Reading and deciding\"");
 
 /// Follows the log of a KMS server and tells what happened.
 #[derive(Debug, Parser)]
@@ -29,7 +42,7 @@ pub(super) enum CliCommand {
     #[command(after_help = SPELLINGS)]
     Run(RunArgs),
     /// Read recordings from start to end and print what happened
-    #[command(after_help = SPELLINGS)]
+    #[command(after_help = READING_SPELLINGS)]
     Replay(ReplayArgs),
     /// Check what `run` would be given; print it and where each value came from
     #[command(after_help = SPELLINGS)]
@@ -41,7 +54,7 @@ pub(super) enum CliCommand {
     #[command(after_help = SPELLINGS)]
     DeadLetters(DeadLettersArgs),
     /// Tell why a line of a log became what it became
-    #[command(after_help = SPELLINGS)]
+    #[command(after_help = READING_SPELLINGS)]
     Explain(ExplainArgs),
     /// Write man pages and shell completions
     #[command(hide = true)]

@@ -10,13 +10,13 @@ use std::sync::Arc;
 pub enum Origin {
     /// Nobody gave it.
     Default(&'static str),
-    /// The command line; the key without its dashes.
+    /// The command line; the key as it was spelled there, without its dashes.
     Flag(&'static str),
     /// The environment; the variable's name.
     Environment(Arc<str>),
     /// The configuration file.
     File {
-        /// The key.
+        /// The key as it was spelled there.
         key: &'static str,
         /// The file.
         path: Arc<Path>,

@@ -44,6 +44,8 @@ pub(super) struct Layers<R = RawConfig> {
     variables: BTreeMap<String, Arc<str>>,
     file: R,
     path: Arc<Path>,
+    /// Where a key was given by another of its names, and by which.
+    aliases: Vec<(Layer, &'static str, &'static str)>,
     /// Where state belongs if nobody says otherwise.
     state_directory: Option<PathBuf>,
     /// For `check-config`: filled as values are taken.
@@ -70,8 +72,9 @@ impl<R: Raw> Layers<R> {
             Some(path) => (Some(path.to_owned()), "--config"),
             None => (variable, &*config_variable),
         };
+        let mut aliases = Vec::new();
         let file = match &path {
-            Some(path) => from_file(path, named_by)?,
+            Some(path) => from_file(path, named_by, &mut aliases)?,
             None => R::default(),
         };
         Ok(Self {
@@ -80,10 +83,28 @@ impl<R: Raw> Layers<R> {
             variables,
             file,
             path: path.unwrap_or_default().into(),
+            aliases,
             state_directory: state_directory(env),
             effective: Effective::default(),
             warnings,
         })
+    }
+
+    /// Notes which names the command line's options have in `args`: what is parsed
+    /// does not say. A flag of such a name that is another option (`replay
+    /// --format`) is harmless: then the key is not given, or by its own name.
+    pub(super) fn note_flags(&mut self, args: &[OsString]) {
+        let given = |name: &str| {
+            args.iter()
+                .take_while(|arg| *arg != "--")
+                .filter_map(|arg| arg.as_bytes().strip_prefix(b"--"))
+                .any(|arg| arg.split(|byte| *byte == b'=').next() == Some(name.as_bytes()))
+        };
+        for (key, other) in R::OTHER_KEYS {
+            if given(other) && !given(key) {
+                self.aliases.push((Layer::CommandLine, key, other));
+            }
+        }
     }
 
     pub(super) fn raw(&self, layer: Layer) -> &R {
@@ -95,14 +116,17 @@ impl<R: Raw> Layers<R> {
     }
 
     pub(super) fn origin(&self, layer: Layer, key: &'static str) -> Origin {
+        let known = |(at, of, _): &&(Layer, &str, &str)| (*at, *of) == (layer, key);
+        let spelled = self.aliases.iter().find(known);
+        let spelled = spelled.map_or(key, |(.., spelled)| spelled);
         match layer {
-            Layer::CommandLine => Origin::Flag(key),
+            Layer::CommandLine => Origin::Flag(spelled),
             Layer::Environment => {
                 let name = self.variables.get(key).cloned();
                 Origin::Environment(name.unwrap_or_else(|| variable::<R>(key).into()))
             }
             Layer::File => Origin::File {
-                key,
+                key: spelled,
                 path: Arc::clone(&self.path),
             },
         }
@@ -272,7 +296,11 @@ pub(super) fn read_bounded(path: &Path, max: u64) -> io::Result<String> {
     Ok(text)
 }
 
-fn from_file<R: Raw>(path: &Path, named_by: &str) -> Result<R, ConfigError> {
+fn from_file<R: Raw>(
+    path: &Path,
+    named_by: &str,
+    aliases: &mut Vec<(Layer, &'static str, &'static str)>,
+) -> Result<R, ConfigError> {
     let shown = path.display();
     let text = read_bounded(path, MAX_FILE).map_err(|error| {
         ConfigError::line(format_args!(
@@ -292,12 +320,13 @@ fn from_file<R: Raw>(path: &Path, named_by: &str) -> Result<R, ConfigError> {
         ))
     })?;
     for (key, other) in R::OTHER_KEYS {
-        if let Some(value) = table.remove(*other)
-            && table.insert((*key).to_owned(), value).is_some()
-        {
-            return Err(ConfigError::line(format_args!(
-                "{other} in {shown}: {key} is the same and is given too; give one"
-            )));
+        if let Some(value) = table.remove(*other) {
+            if table.insert((*key).to_owned(), value).is_some() {
+                return Err(ConfigError::line(format_args!(
+                    "{other} in {shown}: {key} is the same and is given too; give one"
+                )));
+            }
+            aliases.push((Layer::File, key, other));
         }
     }
     let keys = R::keys();
@@ -317,6 +346,9 @@ fn from_file<R: Raw>(path: &Path, named_by: &str) -> Result<R, ConfigError> {
             "{unknown} in {shown}: no such key; {hint}"
         )));
     }
-    R::from_table(&table)
-        .map_err(|(key, what)| ConfigError::line(format_args!("{key} in {shown}: {what}")))
+    R::from_table(&table).map_err(|(key, what)| {
+        let spelled = aliases.iter().find(|(_, of, _)| **of == *key);
+        let spelled = spelled.map_or(&*key, |(.., spelled)| spelled);
+        ConfigError::line(format_args!("{spelled} in {shown}: {what}"))
+    })
 }

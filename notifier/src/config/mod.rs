@@ -6,6 +6,7 @@
 //! configuration file and the files it names (webhook, password, authorities) is
 //! read; the environment comes in as a function.
 
+mod classes;
 mod cli;
 pub mod diag;
 mod error;
@@ -26,15 +27,14 @@ use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
-use crate::policy::Selection;
+use crate::policy::{Classes, Selection};
 use crate::sink::state::control::Request;
 
+use classes::classes;
 use cli::{CliCommand, Common, DeadLettersAction, DeadLettersArgs, RunArgs};
 use layers::Layers;
 use raw::{Raw, RawConfig, RawServing, Text};
 use value::Size;
-
-use crate::policy::Classes;
 
 pub use cli::{ReplayFormat, command};
 pub use error::{ConfigError, Origin, Stop};
@@ -45,11 +45,6 @@ pub use shown::Effective;
 pub use state::State;
 pub use store::DedupStore;
 pub use value::{FirstRun, InputFormat, LogFormat, StartFrom};
-
-/// Names of classes that are always there; `external` is what no network holds.
-const POD: &str = "internal_pod";
-const NODE: &str = "cluster_node";
-const RESERVED: [&str; 4] = [POD, NODE, "external", "unknown"];
 
 /// Bounds of a line's length in bytes. The lower one still holds a forged
 /// workstation name with its label, which the reading of a block must see whole.
@@ -86,7 +81,7 @@ pub struct DeadLetters {
     /// What to do.
     pub request: Request,
     /// The state that they are in.
-    pub state: PathBuf,
+    pub state: State,
     /// How to decide, where no sidecar does.
     pub reading: Reading,
 }
@@ -159,28 +154,30 @@ pub fn load(
     args: impl IntoIterator<Item = OsString>,
     env: Environment<'_>,
 ) -> Result<Loaded, Stop> {
-    let (command, layers) = match cli::parse(args)? {
+    let typed: Vec<OsString> = args.into_iter().collect();
+    let typed = Typed { args: &typed, env };
+    let (command, layers) = match cli::parse(typed.args.iter().cloned())? {
         CliCommand::Generate(what) => return Err(Stop::Generate(what)),
         CliCommand::Run(args) => {
-            let (config, layers) = run(args, env)?;
+            let (config, layers) = run(args, &typed)?;
             (Command::Run(config), layers)
         }
         CliCommand::CheckConfig(args) => {
-            let (config, layers) = run(args, env)?;
+            let (config, layers) = run(args, &typed)?;
             (Command::CheckConfig(config), layers)
         }
         CliCommand::TestNotify(args) => {
-            let mut layers = gather(args.common, args.serving, env)?;
+            let mut layers = gather(args.common, args.serving, &typed)?;
             let config = serving::config(&mut layers, Vec::new(), false)?;
             config.require_webhook()?;
             (Command::TestNotify(Box::new(config)), layers)
         }
         CliCommand::DeadLetters(args) => {
-            let (what, layers) = dead_letters(args, env)?;
+            let (what, layers) = dead_letters(args, &typed)?;
             (Command::DeadLetters(what), layers)
         }
         CliCommand::Replay(args) => {
-            let mut layers = gather(args.common, RawServing::default(), env)?;
+            let mut layers = gather(args.common, RawServing::default(), &typed)?;
             let reading = reading(&mut layers)?;
             let (files, joined, format) = (args.files, args.joined, args.format);
             (
@@ -194,7 +191,7 @@ pub fn load(
             )
         }
         CliCommand::Explain(args) => {
-            let mut layers = gather(args.common, RawServing::default(), env)?;
+            let mut layers = gather(args.common, RawServing::default(), &typed)?;
             let reading = reading(&mut layers)?;
             (
                 Command::Explain(Explain {
@@ -213,8 +210,14 @@ pub fn load(
     })
 }
 
-fn run(args: RunArgs, env: Environment<'_>) -> Result<(Box<Config>, Layers), ConfigError> {
-    let mut layers = gather(args.common, args.serving, env)?;
+/// What was typed: the command line as it came, and the environment.
+struct Typed<'a> {
+    args: &'a [OsString],
+    env: Environment<'a>,
+}
+
+fn run(args: RunArgs, typed: &Typed<'_>) -> Result<(Box<Config>, Layers), ConfigError> {
+    let mut layers = gather(args.common, args.serving, typed)?;
     let config = serving::config(&mut layers, args.child, args.state_reset)?;
     config.require_log()?;
     Ok((Box::new(config), layers))
@@ -222,7 +225,7 @@ fn run(args: RunArgs, env: Environment<'_>) -> Result<(Box<Config>, Layers), Con
 
 fn dead_letters(
     args: DeadLettersArgs,
-    env: Environment<'_>,
+    typed: &Typed<'_>,
 ) -> Result<(DeadLetters, Layers), ConfigError> {
     let which = || match (args.all, args.ids.is_empty()) {
         (true, true) => Ok(Selection::All),
@@ -236,9 +239,9 @@ fn dead_letters(
         DeadLettersAction::Retry => Request::Retry(which()?),
         DeadLettersAction::Drop => Request::Drop(which()?),
     };
-    let mut layers = gather(args.common, args.serving, env)?;
+    let mut layers = gather(args.common, args.serving, typed)?;
     let config = serving::config(&mut layers, Vec::new(), false)?;
-    let state = config.require_state()?.path.clone();
+    let state = config.require_state()?.clone();
     let what = DeadLetters {
         request,
         state,
@@ -247,16 +250,14 @@ fn dead_letters(
     Ok((what, layers))
 }
 
-fn gather(
-    common: Common,
-    serving: RawServing,
-    env: Environment<'_>,
-) -> Result<Layers, ConfigError> {
+fn gather(common: Common, serving: RawServing, typed: &Typed<'_>) -> Result<Layers, ConfigError> {
     let command_line = RawConfig {
         reading: common.reading,
         serving,
     };
-    Layers::gather(command_line, common.config.as_deref(), env)
+    let mut layers = Layers::gather(command_line, common.config.as_deref(), typed.env)?;
+    layers.note_flags(typed.args);
+    Ok(layers)
 }
 
 fn reading(layers: &mut Layers) -> Result<Reading, ConfigError> {
@@ -302,59 +303,6 @@ fn reading(layers: &mut Layers) -> Result<Reading, ConfigError> {
     })
 }
 
-/// The classes with their networks; what is in two of them could not be told apart.
-fn classes(layers: &mut Layers) -> Result<Classes, ConfigError> {
-    let mut classes = vec![
-        (
-            POD.to_owned(),
-            own_networks(
-                layers,
-                "pod-cidr",
-                |raw| &raw.reading.pod_cidr,
-                "10.10.0.0/16",
-            )?,
-        ),
-        (
-            NODE.to_owned(),
-            own_networks(
-                layers,
-                "node-cidr",
-                |raw| &raw.reading.node_cidr,
-                "10.0.20.0/24",
-            )?,
-        ),
-    ];
-    let (typed, origin) = match layers.pick("classes", |raw| &raw.reading.classes) {
-        Some((typed, origin, _)) => (typed, origin),
-        None => (Vec::new(), Origin::Default("classes")),
-    };
-    let wrong = |what: String| ConfigError::new(&origin, what);
-    for text in &typed {
-        let Some((name, list)) = text.split_once('=') else {
-            return Err(wrong(format!(
-                "{:?} has no networks; write NAME=CIDR,CIDR",
-                &**text
-            )));
-        };
-        if RESERVED.contains(&name) {
-            return Err(wrong(format!(
-                "{name} is always there; use --pod-cidr or --node-cidr, or another name"
-            )));
-        }
-        if classes.iter().any(|(known, _)| known == name) {
-            return Err(wrong(format!(
-                "{name} is given twice; put its networks into one list"
-            )));
-        }
-        classes.push((name.to_owned(), value::networks(list).map_err(wrong)?));
-    }
-    let classes = classes.into_iter().collect();
-    let classes = Classes::new(&classes).map_err(|error| wrong(error.to_string()))?;
-    let shown: Vec<_> = typed.iter().map(|text| text.to_string()).collect();
-    layers.effective.add("classes", shown.join(" "), origin);
-    Ok(classes)
-}
-
 /// The networks that an option of its own lists.
 fn own_networks<R: Raw>(
     layers: &mut Layers<R>,
@@ -362,6 +310,16 @@ fn own_networks<R: Raw>(
     field: impl Fn(&R) -> &Option<Vec<Text>>,
     default: &str,
 ) -> Result<Vec<IpNet>, ConfigError> {
+    networks(layers, key, field, default).map(|(networks, _)| networks)
+}
+
+/// The same, and who gave them.
+fn networks<R: Raw>(
+    layers: &mut Layers<R>,
+    key: &'static str,
+    field: impl Fn(&R) -> &Option<Vec<Text>>,
+    default: &str,
+) -> Result<(Vec<IpNet>, Origin), ConfigError> {
     let (texts, origin) = match layers.pick(key, field) {
         Some((texts, origin, _)) => (texts, origin),
         None => (vec![Text::from(default.to_owned())], Origin::Default(key)),
@@ -371,8 +329,8 @@ fn own_networks<R: Raw>(
         networks.extend(value::networks(text).map_err(|what| ConfigError::new(&origin, what))?);
     }
     let shown: Vec<_> = networks.iter().map(ToString::to_string).collect();
-    layers.effective.add(key, shown.join(","), origin);
-    Ok(networks)
+    layers.effective.add(key, shown.join(","), origin.clone());
+    Ok((networks, origin))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the sidecar itself is told: which logs, where to post, where to serve.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -17,7 +18,7 @@ use super::value::{
     Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
 };
 use super::{Reading, reading, roots::roots};
-use crate::sink::slack::Roots;
+use crate::sink::slack::{Icon, Roots, Webhook};
 use crate::source::tail::{Rotate, RotatedGlob, numbered};
 
 const DEFAULT_LISTEN: SocketAddr =
@@ -87,16 +88,25 @@ pub enum Input {
 pub struct Slack {
     /// https, or http to this machine. Without one, messages go to the log.
     pub webhook: Option<Secret>,
+    pub(super) webhook_origin: Origin,
     /// Who may vouch for the webhook's host.
     pub roots: Roots,
     /// Channel in place of the webhook's own.
     pub channel: Option<String>,
     /// Name in place of the webhook's own.
     pub username: Option<String>,
-    /// Icon in place of the webhook's own: an emoji's `:name:` or a URL.
-    pub icon: Option<String>,
+    /// Icon in place of the webhook's own.
+    pub icon: Option<Icon>,
     /// Longest wait for an answer.
     pub timeout: Duration,
+}
+
+impl Slack {
+    /// What to tell the user when the webhook cannot be posted to.
+    #[must_use]
+    pub fn error(&self, what: impl fmt::Display) -> ConfigError {
+        ConfigError::new(&self.webhook_origin, what)
+    }
 }
 
 /// An address to listen on, and who said so.
@@ -264,12 +274,16 @@ fn from(layers: &mut Layers, has_state: bool) -> Result<StartFrom, ConfigError> 
 fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {
     // An empty text takes a lower place's away again.
     let text = |line: Option<Line>| line.map(|Line(text)| text).filter(|text| !text.is_empty());
+    let (webhook, webhook_origin) = webhook(layers)?;
     Ok(Slack {
-        webhook: webhook(layers)?,
+        webhook,
+        webhook_origin,
         roots: roots(layers)?,
         channel: text(layers.optional("slack-channel", |raw| &raw.serving.slack_channel)?),
         username: text(layers.optional("slack-username", |raw| &raw.serving.slack_username)?),
-        icon: text(layers.optional("slack-icon", |raw| &raw.serving.slack_icon)?),
+        icon: layers
+            .optional("slack-icon", |raw| &raw.serving.slack_icon)?
+            .and_then(|Picture(icon)| icon),
         timeout: layers.bounded(
             "slack-timeout",
             |raw| &raw.serving.slack_timeout,
@@ -279,9 +293,31 @@ fn slack(layers: &mut Layers) -> Result<Slack, ConfigError> {
     })
 }
 
-/// The webhook: as such or in a file, not both in one place. A higher place's
-/// one beats a lower place's other.
-fn webhook(layers: &mut Layers) -> Result<Option<Secret>, ConfigError> {
+/// An icon; with an empty text none, whatever a lower place says.
+struct Picture(Option<Icon>);
+
+impl Setting for Picture {
+    fn parse(text: &str) -> Result<Self, String> {
+        let Line(text) = Line::parse(text)?;
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let icon: Result<Icon, _> = text.parse();
+        icon.map(|icon| Self(Some(icon)))
+            .map_err(|error| error.to_string())
+    }
+
+    fn show(&self) -> String {
+        match &self.0 {
+            Some(Icon::Emoji(text) | Icon::Url(text)) => text.clone(),
+            None => String::new(),
+        }
+    }
+}
+
+/// The webhook, and who gave it: as such or in a file, not both in one place. A
+/// higher place's one beats a lower place's other.
+fn webhook(layers: &mut Layers) -> Result<(Option<Secret>, Origin), ConfigError> {
     const KEY: &str = "slack-webhook-url";
     const FILE_KEY: &str = "slack-webhook-url-file";
     for layer in LAYERS {
@@ -306,11 +342,13 @@ fn webhook(layers: &mut Layers) -> Result<Option<Secret>, ConfigError> {
             }
         };
         check_webhook(url.expose()).map_err(|what| ConfigError::new(&origin, what))?;
-        layers.effective.add(KEY, "[redacted]", origin);
-        return Ok(Some(url));
+        let parsed: Result<Webhook, _> = url.expose().parse();
+        parsed.map_err(|what| ConfigError::new(&origin, what))?;
+        layers.effective.add(KEY, "[redacted]", origin.clone());
+        return Ok((Some(url), origin));
     }
     layers.effective.add(KEY, "", Origin::Default(KEY));
-    Ok(None)
+    Ok((None, Origin::Default(KEY)))
 }
 
 /// The address and the port may be given apart; the port of the higher place counts.

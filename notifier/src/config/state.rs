@@ -1,5 +1,6 @@
 //! Where the state is kept.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use super::error::{ConfigError, Origin};
@@ -12,6 +13,15 @@ pub struct State {
     pub path: PathBuf,
     /// Whether what is there is removed first.
     pub reset: bool,
+    pub(super) origin: Origin,
+}
+
+impl State {
+    /// What to tell the user when the state cannot be had.
+    #[must_use]
+    pub fn error(&self, what: impl fmt::Display) -> ConfigError {
+        ConfigError::new(&self.origin, what)
+    }
 }
 
 /// An empty path keeps no state, whatever a lower place says.
@@ -35,5 +45,9 @@ pub(super) fn state(layers: &mut Layers, reset: bool) -> Result<Option<State>, C
             "there is no state to remove; give --state PATH, too",
         ));
     }
-    Ok((!shown.is_empty()).then_some(State { path, reset }))
+    Ok((!shown.is_empty()).then_some(State {
+        path,
+        reset,
+        origin,
+    }))
 }

@@ -584,6 +584,9 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --dedup-store redis://host --dedup-window 0",
         "run --log /x --dedup-store-timeout 1ms",
         "run --log /x --format xml",
+        "run --log /x --format=xml -- vlmcsd --input-format x",
+        "run --log /x --input-format xml",
+        "replay --format json --input-format xml x",
         "run --log /x --log-format xml",
         "run --log /x --log-level loud",
         "run --log /x --log-timezone Mars/Olympus",
@@ -594,6 +597,10 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --class a/b=10.0.0.0/8",
         "run --log /x --class external=10.0.0.0/8",
         "run --log /x --class a=10.10.0.0/16",
+        "run --log /x --class a=10.9.0.0/16 --classes b=10.9.0.0/16",
+        "run --log /x --class a=10.9.0.0/16 --pod-cidr 10.9.0.0/16",
+        "run --log /x --pod-cidr 10.0.20.0/24",
+        "run --log /x --node-cidr 10.10.0.0/16",
         "run --log /x --class a=10.0.0.0/8 --class a=11.0.0.0/8",
         "run --log /x --metrics-port 65536",
         "run --log /x --metrics-listen localhost",
@@ -601,6 +608,8 @@ fn each_error_names_the_key_and_the_fix() {
         "run --log /x --slack-webhook-url example",
         "run --log /x --slack-webhook-url-file /no/such/file",
         "run --log /x --slack-webhook-url-file DIR/large",
+        "run --log /x --slack-webhook-url https://u:S3CRET@host/x",
+        "run --log /x --slack-icon key",
         "run --log /x --ca-file /no/such/file",
         "run --log /x --ca-file DIR/large",
         "run --log /x --ca-file DIR/webhook",
@@ -628,6 +637,10 @@ fn each_error_names_the_key_and_the_fix() {
         ("METRICS_PORT", "http"),
         ("KMS_NOTIFIER_CONFIG", "/no/such/file"),
         ("SLACK_CHANNEL", "a\nb"),
+        ("KMS_NOTIFIER_SLACK_ICON", "key"),
+        ("KMS_NOTIFIER_CLASS", "office"),
+        ("KMS_NOTIFIER_NODE_CIDR", "10.10.0.0/16"),
+        ("SLACK_WEBHOOK_URL", "https://u:S3CRET@host/x"),
     ] {
         say(format!(
             "{name}={value:?}\n  {}",
@@ -647,6 +660,7 @@ fn each_error_names_the_key_and_the_fix() {
         "slack-timeout = '5x'",
         "slack-timeout = ['5s']",
         "slack-timeout = 1.5",
+        "slack-icon = 'key'",
         "slack-webhook-url = 5",
         "pod-cidr = 5.5",
         "pod-cidr = ['10.0.0.0/33']",
@@ -654,6 +668,10 @@ fn each_error_names_the_key_and_the_fix() {
         "classes = 5.5",
         "[classes]\na = 5.5",
         "[classes]\na = ['10.0.0.0/33']",
+        "[class]\na = 5.5",
+        "[class]\na = ['10.10.0.0/16']",
+        "format = 'json'",
+        "pod-cidr = '10.9.0.0/16'\nnode-cidr = '10.9.0.0/16'",
         "[office]\na = 1",
         "format = 'cri'\ninput-format = 'cri'",
         "from = 'end'\nfrom = 'start'",
@@ -728,6 +746,12 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --dedup-store-timeout 1ms
       --dedup-store-timeout: 1ms is out of bounds; give 50ms to 4s
     run --log /x --format xml
+      --format: "xml" is not known; give one of auto, plain, cri, docker, syslog
+    run --log /x --format=xml -- vlmcsd --input-format x
+      --format: "xml" is not known; give one of auto, plain, cri, docker, syslog
+    run --log /x --input-format xml
+      --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
+    replay --format json --input-format xml x
       --input-format: "xml" is not known; give one of auto, plain, cri, docker, syslog
     run --log /x --log-format xml
       --log-format: "xml" is not known; give one of human, json
@@ -742,15 +766,23 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --node-cidr 10.0.0.1/24
       --node-cidr: "10.0.0.1/24" has bits set after its prefix; write 10.0.0.0/24
     run --log /x --class office
-      --classes: "office" has no networks; write NAME=CIDR,CIDR
+      --class: "office" has no networks; write NAME=CIDR,CIDR
     run --log /x --class a/b=10.0.0.0/8
-      --classes: class name "a/b": use a lower-case letter, then up to 31 of a-z, 0-9 and _ (internal_pod)
+      --class: class name "a/b": use a lower-case letter, then up to 31 of a-z, 0-9 and _ (internal_pod)
     run --log /x --class external=10.0.0.0/8
-      --classes: external is always there; use --pod-cidr or --node-cidr, or another name
+      --class: external is always there; use --pod-cidr or --node-cidr, or another name
     run --log /x --class a=10.10.0.0/16
-      --classes: prefix 10.10.0.0/16 is in class a and in class internal_pod; leave it in one of them
+      --class: prefix 10.10.0.0/16 is in class a and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
+    run --log /x --class a=10.9.0.0/16 --classes b=10.9.0.0/16
+      --classes: prefix 10.9.0.0/16 is in class a and in class b; leave it in one of them
+    run --log /x --class a=10.9.0.0/16 --pod-cidr 10.9.0.0/16
+      --class: prefix 10.9.0.0/16 is in class a and in class internal_pod; leave it in one of them
+    run --log /x --pod-cidr 10.0.20.0/24
+      --pod-cidr: prefix 10.0.20.0/24 is in class cluster_node and in class internal_pod; leave it in one of them (cluster_node has it unless --node-cidr is given)
+    run --log /x --node-cidr 10.10.0.0/16
+      --node-cidr: prefix 10.10.0.0/16 is in class cluster_node and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
     run --log /x --class a=10.0.0.0/8 --class a=11.0.0.0/8
-      --classes: a is given twice; put its networks into one list
+      --class: a is given twice; put its networks into one list
     run --log /x --metrics-port 65536
       --metrics-port: "65536" is not a port; give 0 (a free one) to 65535
     run --log /x --metrics-listen localhost
@@ -763,6 +795,10 @@ fn each_error_names_the_key_and_the_fix() {
       --slack-webhook-url-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
     run --log /x --slack-webhook-url-file DIR/large
       --slack-webhook-url-file: cannot read large: it is larger than 4096 bytes; give a readable file
+    run --log /x --slack-webhook-url https://u:S3CRET@host/x
+      --slack-webhook-url: must not hold a user name or password; write https://…
+    run --log /x --slack-icon key
+      --slack-icon: write an emoji code (:key:) or an https://… address of a picture
     run --log /x --ca-file /no/such/file
       --ca-file: cannot read /no/such/file: No such file or directory (os error 2); give a readable file
     run --log /x --ca-file DIR/large
@@ -809,6 +845,14 @@ fn each_error_names_the_key_and_the_fix() {
       KMS_NOTIFIER_CONFIG: cannot read /no/such/file: No such file or directory (os error 2); give a TOML file
     SLACK_CHANNEL="a\nb"
       SLACK_CHANNEL: give one line of at most 200 characters without control characters
+    KMS_NOTIFIER_SLACK_ICON="key"
+      KMS_NOTIFIER_SLACK_ICON: write an emoji code (:key:) or an https://… address of a picture
+    KMS_NOTIFIER_CLASS="office"
+      KMS_NOTIFIER_CLASS: "office" has no networks; write NAME=CIDR,CIDR
+    KMS_NOTIFIER_NODE_CIDR="10.10.0.0/16"
+      KMS_NOTIFIER_NODE_CIDR: prefix 10.10.0.0/16 is in class cluster_node and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
+    SLACK_WEBHOOK_URL="https://u:S3CRET@host/x"
+      SLACK_WEBHOOK_URL: must not hold a user name or password; write https://…
     both
       SLACK_WEBHOOK_URL: KMS_NOTIFIER_SLACK_WEBHOOK_URL_FILE is given too; give one
     "slack-timeot = 5"
@@ -825,6 +869,8 @@ fn each_error_names_the_key_and_the_fix() {
       slack-timeout in kms.toml: wrong type; give text, a number, or true or false
     "slack-timeout = 1.5"
       slack-timeout in kms.toml: wrong type; give text, a number, or true or false
+    "slack-icon = 'key'"
+      slack-icon in kms.toml: write an emoji code (:key:) or an https://… address of a picture
     "slack-webhook-url = 5"
       slack-webhook-url in kms.toml: wrong type; give text
     "pod-cidr = 5.5"
@@ -839,6 +885,14 @@ fn each_error_names_the_key_and_the_fix() {
       classes in kms.toml: wrong type; give a table of NAME = ["CIDR", …]
     "[classes]\na = ['10.0.0.0/33']"
       classes in kms.toml: "10.0.0.0/33" is not a network; write 10.10.0.0/16 or 2001:db8::/32
+    "[class]\na = 5.5"
+      class in kms.toml: wrong type; give a table of NAME = ["CIDR", …]
+    "[class]\na = ['10.10.0.0/16']"
+      class in kms.toml: prefix 10.10.0.0/16 is in class a and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
+    "format = 'json'"
+      format in kms.toml: "json" is not known; give one of auto, plain, cri, docker, syslog
+    "pod-cidr = '10.9.0.0/16'\nnode-cidr = '10.9.0.0/16'"
+      node-cidr in kms.toml: prefix 10.9.0.0/16 is in class cluster_node and in class internal_pod; leave it in one of them
     "[office]\na = 1"
       office in kms.toml: no such key; `kms-notifier run --help` lists the keys
     "format = 'cri'\ninput-format = 'cri'"
@@ -1044,7 +1098,7 @@ fn help() {
             .render()
             .to_string()
     };
-    insta::assert_snapshot!(shown(&["kms-notifier", "run", "--help"]), @"
+    insta::assert_snapshot!(shown(&["kms-notifier", "run", "--help"]), @r#"
     Follow logs, or run a server and read it; post, count and print what happens
 
     Usage: kms-notifier run [OPTIONS] [-- <CMD>...]
@@ -1127,10 +1181,11 @@ fn help() {
     Arguments:
       [CMD]...  A server to start; its standard output is the log
 
-    Every option --some-option can also be given as the environment variable KMS_NOTIFIER_SOME_OPTION or
-    as some-option in the TOML file of --config. The command line beats the environment beats the file.
-    ");
-    insta::assert_snapshot!(shown(&["kms-notifier", "replay", "--help"]), @"
+    Every option below "Reading and deciding" and "Following and telling" but --state-reset can also be
+    given as the environment variable KMS_NOTIFIER_SOME_OPTION or as some-option in the TOML file of
+    --config; --config itself as a variable only. The command line beats the environment beats the file.
+    "#);
+    insta::assert_snapshot!(shown(&["kms-notifier", "replay", "--help"]), @r#"
     Read recordings from start to end and print what happened
 
     Usage: kms-notifier replay [OPTIONS] <FILE>...
@@ -1166,9 +1221,10 @@ fn help() {
           --log-level <LEVEL>           What it logs: error, warn, info, debug, trace or off [default:
                                         info]
 
-    Every option --some-option can also be given as the environment variable KMS_NOTIFIER_SOME_OPTION or
-    as some-option in the TOML file of --config. The command line beats the environment beats the file.
-    ");
+    Every option below "Reading and deciding" can also be given as the environment variable
+    KMS_NOTIFIER_SOME_OPTION or as some-option in the TOML file of --config; --config itself as a
+    variable only. The command line beats the environment beats the file.
+    "#);
     insta::assert_snapshot!(shown(&["kms-notifier", "--help"]), @"
     Follows the log of a KMS server and tells what happened
 
@@ -1188,4 +1244,28 @@ fn help() {
     ");
     let stop = load(["kms-notifier", "--version"].map(Into::into), &|_| None).unwrap_err();
     assert!(matches!(stop, Stop::Help(text) if text.starts_with("kms-notifier ")));
+}
+
+/// Whoever gives the most of too many is told.
+#[test]
+fn too_many_networks_and_classes_are_told_by_their_option() {
+    let list = |count: u32| {
+        let networks: Vec<_> = (0..count)
+            .map(|n| format!("172.16.{}.{}", n / 256, n % 256))
+            .collect();
+        networks.join(",")
+    };
+    let (few, many) = (list(2), list(1024));
+    let error = |args: &str| error(&format!("run --log /x {args}"), &[], "");
+    insta::assert_snapshot!(error(&format!("--pod-cidr {many}")), @"--pod-cidr: 3 classes with 1025 prefixes are too many; use at most 64 and 1024");
+    insta::assert_snapshot!(error(&format!("--node-cidr {many} --class a={few}")), @"--node-cidr: 4 classes with 1027 prefixes are too many; use at most 64 and 1024");
+    insta::assert_snapshot!(error(&format!("--class a={many}")), @"--class: 4 classes with 1026 prefixes are too many; use at most 64 and 1024");
+    let classes = |count: u32| {
+        let classes: Vec<_> = (0..count)
+            .map(|n| format!("--class c{n}=172.16.{n}.0/24"))
+            .collect();
+        classes.join(" ")
+    };
+    insta::assert_snapshot!(error(&classes(62)), @"--class: 65 classes with 64 prefixes are too many; use at most 64 and 1024");
+    try_load(&format!("run --log /x {}", classes(61)), &[], "").unwrap();
 }

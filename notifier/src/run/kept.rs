@@ -32,7 +32,7 @@ impl Kept {
         logs: &[Arc<str>],
     ) -> Result<Self, ConfigError> {
         let seed = fastrand::u64(..);
-        let Some(State { path, reset }) = state else {
+        let Some(state) = state else {
             return Ok(Self {
                 policy: Policy::new(settings.clone(), seed),
                 store: None,
@@ -45,8 +45,8 @@ impl Kept {
             policy,
             logs,
             watches,
-        } = state::open(path, *reset, settings, seed, logs)
-            .map_err(|error| ConfigError::line(format_args!("--state: {error}")))?;
+        } = state::open(&state.path, state.reset, settings, seed, logs)
+            .map_err(|error| state.error(error))?;
         Ok(Self {
             policy,
             store: Some(store),
@@ -80,10 +80,10 @@ pub(super) fn listen(state: &State, hub: &Sender<Message>) {
 /// open, or where none has, in the state itself. Returns the lines to print.
 ///
 /// # Errors
-/// There is no such state, or it cannot be used.
+/// There is no such state or no such dead letter, or the state cannot be used.
 pub fn dead_letters(what: &DeadLetters) -> Result<Vec<String>, RunError> {
     let system = |what| move |error| RunError::System { what, error };
-    let asked = control::ask(&what.state, &what.request);
+    let asked = control::ask(&what.state.path, &what.request);
     let reply = match asked.map_err(system("the sidecar's control socket"))? {
         Some(reply) => reply,
         None => in_state(what)?,
@@ -91,6 +91,7 @@ pub fn dead_letters(what: &DeadLetters) -> Result<Vec<String>, RunError> {
     match reply {
         Reply::Letters(letters) => Ok(letters.iter().map(ToString::to_string).collect()),
         Reply::Done(count) => Ok(vec![format!("{count} messages")]),
+        Reply::Unknown(ids) => Err(RunError::NoDeadLetter(ids)),
         Reply::Error(error) => Err(RunError::System {
             what: "the sidecar",
             error: io::Error::other(error),
@@ -99,14 +100,17 @@ pub fn dead_letters(what: &DeadLetters) -> Result<Vec<String>, RunError> {
 }
 
 fn in_state(what: &DeadLetters) -> Result<Reply, RunError> {
-    let path = &what.state;
+    let path = &what.state.path;
     if !path.exists() {
-        let line = format_args!("--state: {} does not exist", path.display());
-        return Err(ConfigError::line(line).into());
+        let line = format_args!(
+            "{} does not exist; give the state of the sidecar",
+            path.display()
+        );
+        return Err(what.state.error(line).into());
     }
     let settings = settings(&what.reading);
     let mut opened = state::open(path, false, &settings, fastrand::u64(..), &[])
-        .map_err(|error| ConfigError::line(format_args!("--state: {error}")))?;
+        .map_err(|error| what.state.error(error))?;
     let reply = control::answer(&what.request, &mut opened.policy, now());
     match opened.store.save(&mut opened.policy, now()) {
         Saved::Failed => Err(RunError::System {

@@ -4,6 +4,7 @@
 //! Whoever may write the socket may have messages told again or dropped, so its
 //! mode is 0600 from the first moment it can be found.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, DirBuilder, Permissions};
@@ -51,6 +52,8 @@ pub enum Reply {
     Letters(Vec<Letter>),
     /// So many were retried or dropped.
     Done(usize),
+    /// None of them has these numbers, and nothing was done.
+    Unknown(Vec<u64>),
     /// It cannot be done, and why.
     Error(String),
 }
@@ -121,6 +124,17 @@ impl fmt::Display for Letter {
 
 /// Does what is asked; the state is to be saved before the reply is given.
 pub fn answer(request: &Request, policy: &mut Policy, now: Timestamp) -> Reply {
+    if let Request::Retry(Selection::Ids(ids)) | Request::Drop(Selection::Ids(ids)) = request {
+        let known: BTreeSet<u64> = policy.dead_letters().map(|letter| letter.id).collect();
+        let unknown: BTreeSet<u64> = ids
+            .iter()
+            .copied()
+            .filter(|id| !known.contains(id))
+            .collect();
+        if !unknown.is_empty() {
+            return Reply::Unknown(unknown.into_iter().collect());
+        }
+    }
     match request {
         Request::List => Reply::Letters(policy.dead_letters().map(Letter::from).collect()),
         Request::Retry(which) => Reply::Done(policy.retry_dead_letters(which, now)),

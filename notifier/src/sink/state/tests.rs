@@ -393,7 +393,10 @@ fn requests_and_replies_cross_the_socket() {
         product: Some("Office 2019".into()),
     };
     assert_eq!(letters, [expected]);
-    assert_eq!(talk(Request::Drop(Selection::Ids(vec![9]))), Reply::Done(0));
+    // One that is none, and nothing is done with the other.
+    let ids = Selection::Ids(vec![0, 9, 9]);
+    assert_eq!(talk(Request::Drop(ids.clone())), Reply::Unknown(vec![9]));
+    assert_eq!(talk(Request::Retry(ids)), Reply::Unknown(vec![9]));
     assert_eq!(talk(Request::Retry(Selection::All)), Reply::Done(1));
     assert_eq!(ask(&path, &Request::List).unwrap(), None, "it was removed");
 }
