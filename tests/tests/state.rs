@@ -220,6 +220,11 @@ fn an_unreadable_state_is_set_aside_and_said_in_slack() {
         posts[0].json()["text"],
         "KMS notifier: its state was unreadable"
     );
+    let text = posts[0].lines().concat();
+    assert!(
+        text.ends_with("is lost. The notifier's log says more."),
+        "{text}"
+    );
     sidecar.wait_for_log(|line| line.contains("is unreadable") && line.contains(".unreadable"));
     sidecar.wait_for_sample("kms_notifier_state_set_aside_total", |n| n == 1.0);
     stop(sidecar);
