@@ -405,6 +405,10 @@ impl<W: Write> Hub<W> {
                 self.metrics.notification(sink, Told::Failed);
                 tracing::error!(events, "a message was refused for good: {problem}");
             }
+            Some(Settled::Unheard(Alert { title, text })) => {
+                self.metrics.notification(sink, Told::Failed);
+                tracing::error!("an alert was refused for good ({problem}): {title}: {text}");
+            }
             None => tracing::warn!("an outcome came for a message that is not under way"),
         }
     }
@@ -428,6 +432,11 @@ impl<W: Write> Hub<W> {
                 Evicted::Message,
                 outbox.overflowed,
                 outbox_before.overflowed,
+            ),
+            (
+                Evicted::Alert,
+                outbox.evicted_alerts,
+                outbox_before.evicted_alerts,
             ),
             (
                 Evicted::DeadLetter,

@@ -313,6 +313,26 @@ fn another_dialect_after_a_start_is_told_once() {
     assert_eq!(drift(&place.slack), 1);
 }
 
+#[test]
+fn an_alert_that_slack_refuses_for_good_is_in_the_log() {
+    let place = Place::new([Behaviour::Stall, Behaviour::Status(404)]);
+    let mut command = place.command();
+    command.args(["--silence-after", "1s", "--slack-timeout", "5s"]);
+    let sidecar = Sidecar::spawn(&mut command);
+    sidecar.wait_for_sample("kms_notifier_outbox_messages", |n| n == 1.0);
+    let failed = r#"kms_notifier_notifications_total{sink="slack",outcome="failed"}"#;
+    sidecar.wait_for_sample(failed, |n| n == 1.0);
+    sidecar.wait_for_sample("kms_notifier_outbox_messages", |n| n == 0.0);
+    let line = sidecar.wait_for_log(|line| line.contains("refused for good (HTTP 404"));
+    for part in [
+        "KMS log vlmcsd.log is silent: Not one line",
+        "may go unseen.",
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+    stop(sidecar);
+}
+
 /// How often the log of the sidecar says this.
 fn said(sidecar: &Sidecar, what: &str) -> usize {
     let lines = sidecar.stderr();

@@ -81,6 +81,7 @@ fn what_exists_from_the_start() {
     kms_notifier_dedup_claims_total{outcome="granted"} 0
     kms_notifier_dedup_claims_total{outcome="repeat"} 0
     kms_notifier_dedup_store_failures_total 0
+    kms_notifier_evictions_total{what="alert"} 0
     kms_notifier_evictions_total{what="block"} 0
     kms_notifier_evictions_total{what="connection"} 0
     kms_notifier_evictions_total{what="cut_line"} 0
