@@ -202,6 +202,26 @@ fn an_unreadable_one_is_set_aside() {
     }
 }
 
+/// The library writes the magic number last, and nothing before it is of use.
+#[test]
+fn one_that_was_never_finished_is_a_new_one() {
+    let (_directory, path) = place();
+    let aside = path.with_extension("redb.unreadable");
+    std::fs::write(&aside, "an earlier one").unwrap();
+    save(&mut reopen(&path).unwrap(), "10.0.0.1");
+    let mut begun = std::fs::read(&path).unwrap();
+    begun[..9].fill(0);
+    for unfinished in [&[][..], &[0; 5], &[0; 1 << 20], &begun] {
+        std::fs::write(&path, unfinished).unwrap();
+        let mut opened = reopen(&path).unwrap();
+        assert_eq!(opened.store.set_aside_count(), 0, "{}", unfinished.len());
+        assert_eq!(save(&mut opened, "10.0.0.1"), Saved::Written);
+        drop(opened);
+        assert_eq!(reopen(&path).unwrap().policy.unsent_events(), 1);
+    }
+    assert_eq!(std::fs::read(&aside).unwrap(), b"an earlier one");
+}
+
 #[test]
 fn a_place_that_cannot_be_written_stops_nothing_and_heals() {
     let directory = tempfile::tempdir().unwrap();
