@@ -405,6 +405,10 @@ impl<W: Write> Hub<W> {
                 self.metrics.notification(sink, Told::Failed);
                 tracing::error!(events, "a message was refused for good: {problem}");
             }
+            Some(Settled::Unheard(Alert { title, text })) => {
+                self.metrics.notification(sink, Told::Failed);
+                tracing::error!("an alert was refused for good ({problem}): {title}: {text}");
+            }
             None => tracing::warn!("an outcome came for a message that is not under way"),
         }
     }
@@ -428,6 +432,11 @@ impl<W: Write> Hub<W> {
                 Evicted::Message,
                 outbox.overflowed,
                 outbox_before.overflowed,
+            ),
+            (
+                Evicted::Alert,
+                outbox.evicted_alerts,
+                outbox_before.evicted_alerts,
             ),
             (
                 Evicted::DeadLetter,
@@ -485,11 +494,5 @@ fn monotonic() -> std::time::Instant {
 /// its id, or one for what the relay could not see.
 #[must_use]
 pub fn product_label(event: &Event) -> &'static str {
-    let Some(request) = event.request.as_deref() else {
-        return "unknown";
-    };
-    if request.protected {
-        return "protected";
-    }
-    kms_core::catalog::label(request.product.as_deref(), request.activation_id).unwrap_or("unknown")
+    event.product_label().unwrap_or("unknown")
 }

@@ -199,6 +199,37 @@ fn dead_letters_are_listed_dropped_and_told_after_all() {
 }
 
 #[test]
+fn dead_letters_are_reached_where_no_socket_can_be() {
+    let mut place = Place::new([Behaviour::Status(404)]);
+    let deep = place.dir.path().join("d".repeat(120));
+    fs::create_dir(&deep).expect("the directory takes another");
+    let run = |place: &Place, args: &[&str]| {
+        let mut command = notifier();
+        command
+            .args(args)
+            .arg("--state")
+            .arg(deep.join("state.redb"));
+        command.env("SLACK_WEBHOOK_URL", place.slack.url());
+        command
+    };
+    let log = place.log.path().to_owned();
+    let log = log.to_str().expect("a temporary name is text");
+    let sidecar = Sidecar::spawn(&mut run(&place, &["run", "--from", "start", "--log", log]));
+    place.log.bytes(visit(1));
+    sidecar.wait_for_sample("kms_notifier_dead_letters", |n| n == 1.0);
+    let list = |place: &Place| {
+        let output = run(place, &["dead-letters", "list"]).output();
+        output.expect("the notifier starts")
+    };
+    let error = String::from_utf8(list(&place).stderr).expect("it is text");
+    assert!(error.contains("in use"), "while one runs: {error}");
+    stop(sidecar);
+    let output = list(&place);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout.split(|byte| *byte == b'\n').count(), 2);
+}
+
+#[test]
 fn a_second_sidecar_and_a_reset_are_refused_while_one_runs() {
     let mut place = Place::new([]);
     let sidecar = place.start();
@@ -231,6 +262,11 @@ fn an_unreadable_state_is_set_aside_and_said_in_slack() {
     assert_eq!(
         posts[0].json()["text"],
         "KMS notifier: its state was unreadable"
+    );
+    let text = posts[0].lines().concat();
+    assert!(
+        text.ends_with("is lost. The notifier's log says more."),
+        "{text}"
     );
     sidecar.wait_for_log(|line| line.contains("is unreadable") && line.contains(".unreadable"));
     sidecar.wait_for_sample("kms_notifier_state_set_aside_total", |n| n == 1.0);
@@ -318,6 +354,26 @@ fn another_dialect_after_a_start_is_told_once() {
     sidecar.wait_for_line(|line| line.contains("10.10.0.99"));
     stop(sidecar);
     assert_eq!(drift(&place.slack), 1);
+}
+
+#[test]
+fn an_alert_that_slack_refuses_for_good_is_in_the_log() {
+    let place = Place::new([Behaviour::Stall, Behaviour::Status(404)]);
+    let mut command = place.command();
+    command.args(["--silence-after", "1s", "--slack-timeout", "5s"]);
+    let sidecar = Sidecar::spawn(&mut command);
+    sidecar.wait_for_sample("kms_notifier_outbox_messages", |n| n == 1.0);
+    let failed = r#"kms_notifier_notifications_total{sink="slack",outcome="failed"}"#;
+    sidecar.wait_for_sample(failed, |n| n == 1.0);
+    sidecar.wait_for_sample("kms_notifier_outbox_messages", |n| n == 0.0);
+    let line = sidecar.wait_for_log(|line| line.contains("refused for good (HTTP 404"));
+    for part in [
+        "KMS log vlmcsd.log is silent: Not one line",
+        "may go unseen.",
+    ] {
+        assert!(line.contains(part), "{line}");
+    }
+    stop(sidecar);
 }
 
 /// How often the log of the sidecar says this.

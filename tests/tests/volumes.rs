@@ -121,6 +121,40 @@ fn a_volume_without_room_stops_nothing_and_heals() {
 }
 
 #[test]
+fn a_volume_without_room_at_the_first_start_is_no_damage() {
+    let Some(volume) = Volume::new(4096) else {
+        return;
+    };
+    std::fs::write(volume.outside("state.redb.unreadable"), "earlier").expect("it is empty");
+    volume.fill("others");
+    let mut place = Place::new(&volume);
+    let mut sidecar = place.start();
+    sidecar.wait_for_log(|line| line.contains(TROUBLE));
+    place.visit_told(&sidecar, 1);
+    sidecar.wait_for_sample(UP, |up| up == 0.0);
+    sidecar.kill();
+    sidecar.wait();
+
+    // Also for whoever finds what the first one left.
+    let sidecar = place.start();
+    sidecar.wait_for_log(|line| line.contains(TROUBLE));
+    sidecar.wait_for_sample(UP, |up| up == 0.0);
+    volume.remove("others");
+    sidecar.wait_for_sample(UP, |up| up == 1.0);
+    sidecar.wait_for_sample("kms_notifier_state_set_aside_total", |n| n == 0.0);
+    sidecar.terminate();
+    let mut sidecar = sidecar;
+    assert!(sidecar.wait().success(), "{sidecar:?}");
+    let posts = place.slack.posts();
+    assert!(
+        posts.iter().all(|post| !post.fields().is_empty()),
+        "{posts:?}"
+    );
+    let aside = std::fs::read(volume.outside("state.redb.unreadable"));
+    assert_eq!(aside.expect("it is kept"), b"earlier");
+}
+
+#[test]
 fn a_read_only_volume_stops_nothing_and_heals() {
     let Some(volume) = Volume::new(4096) else {
         return;

@@ -345,15 +345,15 @@ impl Policy {
     }
 
     /// At shutdown: from now on all that waits leaves in one message, still
-    /// within the rate. What is left at the deadline is [`Policy::len`] messages
-    /// that stand for [`Policy::unsent_events`].
+    /// within the rate. What is left at the deadline is [`Policy::len`] messages and
+    /// alerts that stand for [`Policy::unsent_events`].
     pub fn start_draining(&mut self) {
         if let Some(outbox) = &mut self.outbox {
             outbox.start_draining();
         }
     }
 
-    /// Messages that are not told yet, the one under way included.
+    /// Messages and alerts that are not told yet, those under way included.
     #[must_use]
     pub fn len(&self) -> usize {
         self.outbox.as_ref().map_or(0, Outbox::len)

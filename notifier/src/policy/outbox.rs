@@ -64,8 +64,10 @@ const MAX_WAIT: SignedDuration = SignedDuration::from_mins(5);
 /// How long a message about something old is held for others like it.
 const HELD: SignedDuration = SignedDuration::from_secs(5);
 
-/// How many alerts may wait; they are few, and a newer one says more.
-const MAX_ALERTS: usize = 16;
+/// How many alerts may wait, the one on its way included: each of 64 logs can be
+/// silent, heard again and no longer understood at once, and the program has a
+/// word of its own. Beyond that the oldest goes: a newer one says more.
+const MAX_ALERTS: usize = 256;
 
 /// A message's number in order of arrival.
 #[derive(
@@ -87,7 +89,7 @@ pub enum Outcome {
 }
 
 /// What an outcome meant for the messages of the attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settled {
     /// They are told.
     Told {
@@ -104,6 +106,8 @@ pub enum Settled {
         /// Events that the message stood for.
         events: u64,
     },
+    /// An alert is given up: nobody reads it unless it is said elsewhere.
+    Unheard(Alert),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -142,12 +146,14 @@ fn is_old(notice: &Notice, now: Timestamp, max_age: SignedDuration) -> bool {
 pub struct Counts {
     /// Messages that were told in a digest instead of alone.
     pub folded: u64,
-    /// Messages given up because the server refused them for good.
+    /// Messages and alerts given up because the server refused them for good.
     pub dropped: u64,
     /// Events that found the queue full.
     pub overflowed: u64,
     /// Dead letters that newer ones pushed out.
     pub evicted_dead: u64,
+    /// Alerts that newer ones pushed out before they were told.
+    pub evicted_alerts: u64,
 }
 
 /// The queue and its pace.
@@ -197,15 +203,27 @@ impl Outbox {
 
     /// Tells something about the notifier itself, before all that waits.
     pub(super) fn handle_alert(&mut self, alert: Alert) {
-        if self.alerts.len() >= MAX_ALERTS {
-            self.alerts.pop_front();
+        if self.waiting_alerts() >= MAX_ALERTS && self.alerts.pop_front().is_some() {
+            self.counts.evicted_alerts += 1;
         }
         self.alerts.push_back(alert);
         self.rest_changed = true;
     }
 
-    /// Messages that are not told yet, the one on its way included.
+    /// Messages and alerts that are not told yet, what is on its way included.
     pub(super) fn len(&self) -> usize {
+        self.messages() + self.waiting_alerts()
+    }
+
+    /// Alerts that are not told yet, the one on its way included.
+    fn waiting_alerts(&self) -> usize {
+        let flying = self.flight.as_ref().and_then(|f| f.alert.as_ref());
+        self.alerts.len() + usize::from(flying.is_some())
+    }
+
+    /// Messages that are not told yet, those on their way included: what
+    /// [`MAX_MESSAGES`] bounds.
+    fn messages(&self) -> usize {
         self.waiting.len()
             + self
                 .flight
@@ -233,8 +251,7 @@ impl Outbox {
     }
 
     pub(super) fn has_alerts(&self) -> bool {
-        let flying = self.flight.as_ref().and_then(|f| f.alert.as_ref());
-        flying.is_some() || !self.alerts.is_empty()
+        self.waiting_alerts() > 0
     }
 
     pub(super) fn dead_letters(&self) -> impl ExactSizeIterator<Item = &DeadLetter> {
@@ -253,7 +270,7 @@ impl Outbox {
         selection: &Selection,
         now: Timestamp,
     ) -> Vec<(Key, MessageId)> {
-        let room = MAX_MESSAGES.saturating_sub(self.len());
+        let room = MAX_MESSAGES.saturating_sub(self.messages());
         let letters = self.dead.take(selection, room);
         letters
             .into_iter()
@@ -277,7 +294,7 @@ impl Outbox {
         notice: Notice,
         now: Timestamp,
     ) -> Option<MessageId> {
-        if self.len() >= MAX_MESSAGES {
+        if self.messages() >= MAX_MESSAGES {
             self.overflow += 1;
             self.counts.overflowed += 1;
             self.rest_changed = true;

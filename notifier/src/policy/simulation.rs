@@ -527,6 +527,7 @@ proptest! {
                         Some(Settled::Told { events }) => told += events,
                         Some(Settled::Dropped { events }) => dropped += events,
                         Some(Settled::Again { .. }) => {}
+                        Some(Settled::Unheard(_)) => prop_assert!(false, "there are no alerts"),
                         None => prop_assert!(false, "it was under way"),
                     }
                 }

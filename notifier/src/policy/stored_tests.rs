@@ -179,6 +179,85 @@ fn alerts_go_first_and_are_not_forgotten() {
     ));
 }
 
+fn alert(n: usize) -> Alert {
+    Alert {
+        title: format!("KMS log {n}").into(),
+        text: "text".into(),
+    }
+}
+
+#[test]
+fn alerts_wait_in_the_outbox_as_messages_do() {
+    let mut disk = Disk::default();
+    let mut policy = disk.start();
+    policy.handle_alert(alert(0));
+    assert_eq!(policy.len(), 1);
+    let delivery = policy.poll_delivery(at(0)).unwrap();
+    assert_eq!(policy.len(), 1, "on its way");
+    policy.handle_outcome(delivery.id, Outcome::Retry, at(0));
+    assert_eq!(policy.len(), 1, "to be tried again");
+    disk.write(policy.take_changes(false));
+    let mut policy = disk.start();
+    assert_eq!(policy.len(), 1);
+    let delivery = policy.poll_delivery(at(90)).unwrap();
+    policy.handle_outcome(delivery.id, Outcome::Accepted, at(90));
+    assert_eq!(policy.len(), 0);
+}
+
+#[test]
+fn there_is_room_for_the_alerts_of_all_logs_at_once() {
+    let (mut disk, mut now, mut told) = (Disk::default(), at(0), Vec::new());
+    let mut policy = disk.start();
+    // Each of 64 logs may be silent, heard again and no longer understood.
+    for n in 0..3 * 64 + 1 {
+        policy.handle_alert(alert(n));
+    }
+    disk.write(policy.take_changes(false));
+    let mut policy = disk.start();
+    while !policy.is_empty() {
+        now += SignedDuration::from_secs(3);
+        let delivery = policy.poll_delivery(now).unwrap();
+        policy.handle_outcome(delivery.id, Outcome::Accepted, now);
+        let Body::Alert(alert) = delivery.body else {
+            panic!()
+        };
+        told.push(alert);
+    }
+    assert_eq!(told, (0..3 * 64 + 1).map(alert).collect::<Vec<_>>());
+}
+
+#[test]
+fn alerts_beyond_the_bound_push_out_the_oldest_and_are_counted() {
+    let mut policy = Disk::default().start();
+    for n in 0..256 {
+        policy.handle_alert(alert(n));
+    }
+    let first = policy.poll_delivery(at(0)).unwrap();
+    assert_eq!(policy.counters().outbox.evicted_alerts, 0);
+    for n in 256..260 {
+        policy.handle_alert(alert(n));
+    }
+    policy.handle_outcome(first.id, Outcome::Retry, at(0));
+    assert_eq!(policy.len(), 256);
+    assert_eq!(policy.counters().outbox.evicted_alerts, 4);
+    for (n, now) in [(0, 60), (5, 61)] {
+        let delivery = policy.poll_delivery(at(now)).unwrap();
+        assert!(matches!(&delivery.body, Body::Alert(told) if *told == alert(n)));
+        policy.handle_outcome(delivery.id, Outcome::Accepted, at(now));
+    }
+}
+
+#[test]
+fn an_alert_that_is_refused_for_good_is_handed_back() {
+    let mut policy = Disk::default().start();
+    policy.handle_alert(alert(0));
+    let delivery = policy.poll_delivery(at(0)).unwrap();
+    let settled = policy.handle_outcome(delivery.id, Outcome::Final(404), at(0));
+    assert_eq!(settled, Some(Settled::Unheard(alert(0))));
+    assert_eq!((policy.len(), policy.dead_letters().count()), (0, 0));
+    assert_eq!(policy.counters().outbox.dropped, 1);
+}
+
 #[test]
 fn what_is_old_is_told_in_digests_only() {
     let day = 24 * 3600;

@@ -32,6 +32,10 @@ impl Outbox {
             Outcome::Final(status) => {
                 self.pace.handle_accepted();
                 self.note(&flight);
+                if let Some(alert) = flight.alert {
+                    self.counts.dropped += 1;
+                    return Some((Settled::Unheard(alert), Vec::new()));
+                }
                 for message in flight.untold() {
                     self.counts.dropped += 1;
                     self.dead.push(DeadLetter {

@@ -76,6 +76,8 @@ pub enum Evicted {
     CutLine,
     /// A message that found the outbox full and lives on in a digest's count.
     Message,
+    /// An alert of the notifier that newer ones pushed out before it was told.
+    Alert,
     /// A message that was refused for good, pushed out by newer ones.
     DeadLetter,
     /// An event that may be told twice after a crash.
@@ -87,13 +89,14 @@ pub enum Evicted {
 }
 
 impl Evicted {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Connection,
         Self::Block,
         Self::WaitingEvent,
         Self::DedupKey,
         Self::CutLine,
         Self::Message,
+        Self::Alert,
         Self::DeadLetter,
         Self::KnownEvent,
         Self::StoredRequest,
@@ -110,6 +113,7 @@ impl Evicted {
             Self::DedupKey => "dedup_key",
             Self::CutLine => "cut_line",
             Self::Message => "message",
+            Self::Alert => "alert",
             Self::DeadLetter => "dead_letter",
             Self::KnownEvent => "known_event",
             Self::StoredRequest => "stored_request",

@@ -301,7 +301,7 @@ impl Metrics {
                     if event.dedup == Some(Dedup::Repeat) {
                         repeats.add(product);
                     }
-                    last_activation = event.time.or(last_activation);
+                    last_activation = last_activation.max(event.time.map(|time| time.at));
                 }
                 Kind::Refused => {
                     let product = (inner.product)(event);
@@ -319,8 +319,9 @@ impl Metrics {
         refusals.count(&inner.refusals, Clone::clone);
         probes.count(&inner.probes, Clone::clone);
         dropped.count(&inner.dropped, Clone::clone);
-        if let Some(time) = last_activation {
-            inner.last_activation.set(seconds(time.at));
+        if let Some(at) = last_activation {
+            // Another log may be further behind, or its clock may be.
+            inner.last_activation.raise(seconds(at));
         }
         let mut products = Tally::default();
         for (activation, count) in activations.iter() {
@@ -558,6 +559,12 @@ impl Default for LateGauge {
 impl LateGauge {
     fn set(&self, value: f64) {
         self.0.set(value);
+    }
+
+    /// Sets it unless it is larger. One task raises it, so nothing comes between.
+    fn raise(&self, value: f64) {
+        // Of a number and NaN, the number is the larger one.
+        self.0.set(self.0.get().max(value));
     }
 }
 

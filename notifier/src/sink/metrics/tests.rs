@@ -81,6 +81,7 @@ fn what_exists_from_the_start() {
     kms_notifier_dedup_claims_total{outcome="granted"} 0
     kms_notifier_dedup_claims_total{outcome="repeat"} 0
     kms_notifier_dedup_store_failures_total 0
+    kms_notifier_evictions_total{what="alert"} 0
     kms_notifier_evictions_total{what="block"} 0
     kms_notifier_evictions_total{what="connection"} 0
     kms_notifier_evictions_total{what="cut_line"} 0
@@ -217,6 +218,28 @@ fn events_are_counted_by_what_they_are() {
     kms_refusals_total{product="protected",hresult="unknown"} 1
     kms_slack_notifier_up 1
     "#);
+}
+
+/// An older log that is caught up with tells of what was before.
+#[test]
+fn the_last_activation_is_the_latest() {
+    let metrics = metrics();
+    let at = |second| Event {
+        time: Some(EventTime::utc(Timestamp::from_second(second).unwrap())),
+        ..activation(None, None)
+    };
+    let last = || {
+        let text = samples(&metrics);
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with("kms_last_activation_timestamp_seconds "));
+        line.and_then(|line| line.split(' ').nth(1)?.parse::<f64>().ok())
+    };
+    let _products = metrics.observe(&[at(1_700_000_900), at(1_700_000_100)]);
+    assert_eq!(last(), Some(1_700_000_900.0), "within a batch");
+    observe(&metrics, &at(1_700_000_200));
+    assert_eq!(last(), Some(1_700_000_900.0), "from batch to batch");
+    observe(&metrics, &at(1_700_001_000));
+    assert_eq!(last(), Some(1_700_001_000.0));
 }
 
 #[test]

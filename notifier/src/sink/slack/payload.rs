@@ -16,6 +16,9 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 /// Most characters of one value; workstation names have at most 65.
 const MAX_TEXT: usize = 200;
 
+/// Most characters of an alert's text, which is the program's own.
+const MAX_ALERT: usize = 1000;
+
 /// Most UTF-16 units of a `plain_text` object once escaped. Slack's bound is
 /// 3,000 for a section's text and 2,000 for one of its fields.
 const MAX_SECTION: usize = 2_900;
@@ -27,15 +30,25 @@ const MAX_FIELDS: usize = 10;
 const CUT: &str = "… (cut)";
 
 /// A piece of one line: control, bidi and invisible characters replaced, and
-/// cut to 200 characters. Escaped as it is written to JSON.
+/// cut. Escaped as it is written to JSON.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Text(String);
 
 impl Text {
+    /// A value, of 200 characters at most.
     pub(super) fn new(raw: &str) -> Self {
+        Self::cut(raw, MAX_TEXT)
+    }
+
+    /// What an alert says: sentences, of 1,000 characters at most.
+    pub(super) fn of_alert(raw: &str) -> Self {
+        Self::cut(raw, MAX_ALERT)
+    }
+
+    fn cut(raw: &str, longest: usize) -> Self {
         let mut text: String = raw
             .chars()
-            .take(MAX_TEXT)
+            .take(longest)
             .map(|c| {
                 if is_hidden(c) {
                     REPLACEMENT_CHARACTER
@@ -44,7 +57,7 @@ impl Text {
                 }
             })
             .collect();
-        if raw.chars().nth(MAX_TEXT).is_some() {
+        if raw.chars().nth(longest).is_some() {
             text.push_str(CUT);
         }
         Self(text)

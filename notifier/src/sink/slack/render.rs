@@ -80,7 +80,7 @@ pub fn render(body: &Body, now: Timestamp, style: &Style) -> Payload {
         Body::Digest(digest) => render_digest(digest, now),
         Body::Alert(alert) => {
             let mut payload = Payload::new(&alert.title, &alert.title);
-            payload.push_lines([Text::new(&alert.text)]);
+            payload.push_lines([Text::of_alert(&alert.text)]);
             payload
         }
     };
@@ -277,10 +277,14 @@ fn is_old(time: EventTime, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
     use crate::event::Event;
     use crate::policy::testing::{activation, at, refusal};
-    use crate::policy::{Policy, Settings};
+    use crate::policy::watches::Watches;
+    use crate::policy::{Alert, Policy, Settings};
     use serde_json::Value;
 
     fn policy() -> Policy {
@@ -405,6 +409,26 @@ mod tests {
             "; … and 5 more clients and products with 5 requests; \
              … and 7 more requests while the queue was full"
         ));
+    }
+
+    /// What a client chooses is cut early; what the program says of itself is not.
+    #[test]
+    fn the_longest_alerts_are_whole() {
+        let log: Arc<str> = "l".repeat(64).into();
+        let after = Duration::from_secs(31 * 24 * 3600 - 1);
+        let mut watches = Watches::new(std::slice::from_ref(&log), Some(after), at(0));
+        watches.handle_lines(&log, true, 9_999, 9_999, at(0));
+        let late = i64::MAX / 1_000_000_000 * 20;
+        let mut alerts: Vec<_> = std::iter::from_fn(|| watches.poll(at(late))).collect();
+        watches.handle_lines(&log, false, 1, 0, at(late));
+        alerts.extend(watches.poll(at(late)));
+        assert_eq!(alerts.len(), 3, "no longer understood, silent, heard again");
+        for Alert { title, text } in alerts.into_iter().map(|watched| watched.alert) {
+            let whole = format!("{title}; {text}");
+            let body = Body::Alert(Alert { title, text });
+            let payload = render(&body, at(0), &Style::default());
+            assert_eq!(payload.to_string(), whole);
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The database itself: redb, its tables and its errors.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ const WATCHES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("watches"
 /// Memory for pages. The state is a few hundred KiB, and read once; what is written
 /// beyond this leaves for the disk before the transaction ends.
 const CACHE: usize = 512 << 10;
+
+/// Bytes of the number that a finished file begins with.
+const MAGIC: u64 = 9;
 
 pub(super) fn rows(table: Table) -> Rows {
     TableDefinition::new(match table {
@@ -114,15 +118,20 @@ impl Database {
     pub(super) fn open(path: &Path, reset: bool) -> Result<Self, Fault> {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE);
-        let mut inner = builder.create(path);
+        let create = || builder.create(path).map_err(Fault::from);
+        let mut inner = create();
         if reset {
-            match inner.map_err(|error| Fault::from(redb::Error::from(error))) {
+            match inner {
                 // Only the one who has it open may remove it.
                 Ok(_) | Err(Fault::Unreadable(_)) => {}
                 Err(fault) => return Err(fault),
             }
             std::fs::remove_file(path).map_err(|error| Fault::Unwritable(error.to_string()))?;
-            inner = builder.create(path);
+            inner = create();
+        } else if matches!(inner, Err(Fault::Unreadable(_)))
+            && empty_unfinished(path).is_ok_and(|emptied| emptied)
+        {
+            inner = create();
         }
         let mut database = Self {
             path: path.to_owned(),
@@ -231,6 +240,20 @@ impl Database {
         }
         Ok(transaction.commit()?)
     }
+}
+
+/// Empties a file whose making was cut off, by a full disk or a kill, and says
+/// whether it was one. The library writes its magic number last, so nothing of
+/// anybody's is in it yet.
+fn empty_unfinished(path: &Path) -> io::Result<bool> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut magic = Vec::new();
+    (&file).take(MAGIC).read_to_end(&mut magic)?;
+    let is_unfinished = magic.iter().all(|byte| *byte == 0);
+    if is_unfinished {
+        file.set_len(0)?;
+    }
+    Ok(is_unfinished)
 }
 
 /// The schema's version; none if there is no such table.

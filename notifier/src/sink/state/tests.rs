@@ -202,6 +202,26 @@ fn an_unreadable_one_is_set_aside() {
     }
 }
 
+/// The library writes the magic number last, and nothing before it is of use.
+#[test]
+fn one_that_was_never_finished_is_a_new_one() {
+    let (_directory, path) = place();
+    let aside = path.with_extension("redb.unreadable");
+    std::fs::write(&aside, "an earlier one").unwrap();
+    save(&mut reopen(&path).unwrap(), "10.0.0.1");
+    let mut begun = std::fs::read(&path).unwrap();
+    begun[..9].fill(0);
+    for unfinished in [&[][..], &[0; 5], &[0; 1 << 20], &begun] {
+        std::fs::write(&path, unfinished).unwrap();
+        let mut opened = reopen(&path).unwrap();
+        assert_eq!(opened.store.set_aside_count(), 0, "{}", unfinished.len());
+        assert_eq!(save(&mut opened, "10.0.0.1"), Saved::Written);
+        drop(opened);
+        assert_eq!(reopen(&path).unwrap().policy.unsent_events(), 1);
+    }
+    assert_eq!(std::fs::read(&aside).unwrap(), b"an earlier one");
+}
+
 #[test]
 fn a_place_that_cannot_be_written_stops_nothing_and_heals() {
     let directory = tempfile::tempdir().unwrap();
@@ -224,6 +244,32 @@ fn a_place_that_cannot_be_written_stops_nothing_and_heals() {
     let opened = reopen(&path).unwrap();
     assert_eq!(opened.policy.unsent_events(), 2);
     assert_eq!(opened.logs["kms"], position(7));
+}
+
+#[test]
+fn whoever_follows_nothing_makes_it_forget_nothing() {
+    let (_directory, path) = place();
+    let names = |set: u8| -> Vec<Arc<str>> {
+        let one = |n| format!("{set}-{n:02}").into();
+        (0..MAX_OTHER_LOGS).map(one).collect()
+    };
+    let settings = Settings::default();
+    for set in 0..2 {
+        let mut opened = open(&path, false, &settings, 1, &names(set)).unwrap();
+        for log in names(set) {
+            opened.store.handle_log(log, position(7).encode());
+        }
+        opened.store.save(&mut opened.policy, at(0));
+    }
+    drop(open(&path, false, &settings, 1, &[]).unwrap());
+    for set in 0..2 {
+        let opened = open(&path, false, &settings, 1, &names(set)).unwrap();
+        assert_eq!(opened.logs.len(), MAX_OTHER_LOGS, "{set}");
+    }
+    // Those that are followed push out what is beyond the bound.
+    drop(open(&path, false, &settings, 1, &["other".into()]).unwrap());
+    let opened = open(&path, false, &settings, 1, &names(1)).unwrap();
+    assert!(opened.logs.is_empty());
 }
 
 #[test]
@@ -399,6 +445,13 @@ fn requests_and_replies_cross_the_socket() {
     assert_eq!(talk(Request::Retry(ids)), Reply::Unknown(vec![9]));
     assert_eq!(talk(Request::Retry(Selection::All)), Reply::Done(1));
     assert_eq!(ask(&path, &Request::List).unwrap(), None, "it was removed");
+}
+
+#[test]
+fn nobody_listens_where_the_name_is_too_long_for_a_socket() {
+    let (directory, _) = place();
+    let path = directory.path().join("s".repeat(150));
+    assert_eq!(ask(&path, &Request::List).unwrap(), None);
 }
 
 #[test]
