@@ -3,7 +3,7 @@
 //! It is fed both directions and never asked whether bytes may pass. What it
 //! cannot make out it says once ([`Undecoded`]) and goes on where it can.
 
-use std::collections::VecDeque;
+mod calls;
 
 use crate::catalog::Protocol;
 use crate::hresult::HResult;
@@ -13,8 +13,9 @@ use crate::pdu::{
 };
 use crate::stub::{self, Encoding, Reply};
 
-/// How many calls may wait for their answers; beyond that the oldest is forgotten.
-pub const MAX_PENDING: usize = 16;
+use calls::{Asked, Call, Calls};
+
+pub use calls::MAX_PENDING;
 
 /// How many contexts are remembered.
 const MAX_CONTEXTS: usize = 16;
@@ -100,16 +101,7 @@ pub struct Observer {
     /// The last bind's or alter_context's offers, until they are answered.
     offered: Vec<(u16, Option<Encoding>)>,
     contexts: Vec<(u16, Encoding)>,
-    pending: VecDeque<Call>,
-}
-
-/// A call that waits for its answer.
-#[derive(Debug)]
-struct Call {
-    call_id: u32,
-    encoding: Encoding,
-    version: Version,
-    request: Option<BaseRequest>,
+    calls: Calls,
 }
 
 impl Observer {
@@ -154,7 +146,7 @@ impl Observer {
     /// Whether something waits for an answer, as far as answers can be made out.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        let none_waits = self.pending.is_empty() && self.offered.is_empty();
+        let none_waits = self.calls.is_empty() && self.offered.is_empty();
         !none_waits && !self.upstream.lost
     }
 
@@ -162,41 +154,37 @@ impl Observer {
         match &pdu.body {
             Body::Bind(bind) | Body::AlterContext(bind) => self.offered = offers(bind),
             Body::Request(request) => {
-                if let Err(undecoded) = self.call(pdu.call_id, request) {
-                    see(Sight::Undecoded(undecoded));
+                if self.calls.knows(pdu.call_id) {
+                    // A later fragment: the first one has told.
+                    return;
+                }
+                let call = Call {
+                    call_id: pdu.call_id,
+                    asked: self.asked(request),
+                };
+                if !self.calls.add(call) {
+                    see(Sight::Undecoded(Undecoded::Pending));
                 }
             }
             _ => {}
         }
     }
 
-    fn call(&mut self, call_id: u32, request: &Request<'_>) -> Result<(), Undecoded> {
-        if self.pending.iter().any(|call| call.call_id == call_id) {
-            // A later fragment: the first one has told.
-            return Ok(());
-        }
-        let bound = self
-            .contexts
-            .iter()
-            .find(|(id, _)| *id == request.context_id);
+    /// What a call asks.
+    fn asked(&self, request: &Request<'_>) -> Result<Asked, Undecoded> {
+        let mut contexts = self.contexts.iter();
+        let bound = contexts.find(|(id, _)| *id == request.context_id);
         let (_, encoding) = *bound.ok_or(Undecoded::Context)?;
         let version = version(encoding, request.stub).ok_or(Undecoded::Stub)?;
         let clear = (version.protocol() == Some(Protocol::V4))
             .then(|| stub::decode_request(encoding, request.stub).ok())
             .flatten()
             .and_then(clear_request);
-        let mut forgotten = Ok(());
-        if self.pending.len() >= MAX_PENDING {
-            self.pending.pop_front();
-            forgotten = Err(Undecoded::Pending);
-        }
-        self.pending.push_back(Call {
-            call_id,
+        Ok(Asked {
             encoding,
             version,
             request: clear,
-        });
-        forgotten
+        })
     }
 
     fn upstream_pdu(&mut self, pdu: &Pdu<'_>, see: &mut dyn FnMut(Sight)) {
@@ -204,36 +192,18 @@ impl Observer {
             Body::BindAck(ack) | Body::AlterContextResponse(ack) => self.accepted(ack),
             Body::BindNak(_) => self.offered.clear(),
             Body::Response(response) => {
-                let Some(call) = self.answered(pdu.call_id) else {
-                    return;
-                };
-                let outcome = match stub::decode_response(call.encoding, response.stub) {
-                    Ok(Reply::Data(message)) => Outcome::Answered(clear_response(&call, message)),
-                    Ok(Reply::Refused(code)) => Outcome::Refused(code),
-                    Err(_) => return see(Sight::Undecoded(Undecoded::Stub)),
-                };
-                see(call.seen(outcome));
+                if let Some(call) = self.calls.answered(pdu.call_id) {
+                    see(seen(call, |asked| answer(asked, response.stub)));
+                }
             }
             Body::Fault(fault) => {
-                // vlmcsd's faults all have the same call id, whatever they answer.
-                let only = match self.pending.len() {
-                    1 => self.pending.pop_front(),
-                    _ => None,
-                };
-                if let Some(call) = only.or_else(|| self.answered(pdu.call_id)) {
-                    see(call.seen(Outcome::Fault(HResult(fault.status.0))));
+                if let Some(call) = self.calls.failed(pdu.call_id) {
+                    let status = HResult(fault.status.0);
+                    see(seen(call, |_| Ok(Outcome::Fault(status))));
                 }
             }
             _ => {}
         }
-    }
-
-    fn answered(&mut self, call_id: u32) -> Option<Call> {
-        let at = self
-            .pending
-            .iter()
-            .position(|call| call.call_id == call_id)?;
-        self.pending.remove(at)
     }
 
     fn accepted(&mut self, ack: &BindAck) {
@@ -253,13 +223,28 @@ impl Observer {
     }
 }
 
-impl Call {
-    fn seen(self, outcome: Outcome) -> Sight {
-        Sight::Request(Box::new(Seen {
-            version: self.version,
-            request: self.request,
+/// What is seen of a call that has come to its end.
+fn seen(call: Call, outcome: impl FnOnce(&Asked) -> Result<Outcome, Undecoded>) -> Sight {
+    let seen = call.asked.and_then(|asked| {
+        let outcome = outcome(&asked)?;
+        Ok(Seen {
+            version: asked.version,
+            request: asked.request,
             outcome,
-        }))
+        })
+    });
+    match seen {
+        Ok(seen) => Sight::Request(Box::new(seen)),
+        Err(why) => Sight::Undecoded(why),
+    }
+}
+
+/// What a response says.
+fn answer(asked: &Asked, stub: &[u8]) -> Result<Outcome, Undecoded> {
+    match stub::decode_response(asked.encoding, stub) {
+        Ok(Reply::Data(message)) => Ok(Outcome::Answered(clear_response(asked, message))),
+        Ok(Reply::Refused(code)) => Ok(Outcome::Refused(code)),
+        Err(_) => Err(Undecoded::Stub),
     }
 }
 
@@ -298,8 +283,8 @@ fn clear_request(message: &[u8]) -> Option<BaseRequest> {
     BaseRequest::decode(base).ok()
 }
 
-fn clear_response(call: &Call, message: &[u8]) -> Option<BaseResponse> {
-    call.request.as_ref()?;
+fn clear_response(asked: &Asked, message: &[u8]) -> Option<BaseResponse> {
+    asked.request.as_ref()?;
     let (base, _) = envelope::split_clear(message)?;
     BaseResponse::decode(base).ok()
 }

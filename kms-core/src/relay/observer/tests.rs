@@ -1,5 +1,7 @@
 //! Sessions of the lab client with the responder, looked on from between.
 
+mod pipelined;
+
 use std::num::NonZeroU32;
 
 use jiff::Timestamp;
@@ -216,7 +218,7 @@ fn fragments_of_one_call_are_one_request() {
     };
     pdu.encode(&mut out).unwrap();
     observer.client(&out, &mut |sight| panic!("{sight:?}"));
-    assert_eq!(observer.pending.len(), 1);
+    assert_eq!(observer.calls.0.len(), 1);
 }
 
 #[test]
@@ -244,7 +246,7 @@ fn calls_that_are_never_answered_are_forgotten_in_turn() {
             forgotten += 1;
         });
     }
-    assert_eq!(observer.pending.len(), MAX_PENDING);
+    assert_eq!(observer.calls.0.len(), MAX_PENDING);
     assert_eq!(forgotten, 100 - MAX_PENDING);
 }
 
@@ -283,7 +285,7 @@ proptest! {
             }
             let kept = observer.client.begun.len() + observer.upstream.begun.len();
             prop_assert!(kept < 2 * usize::from(crate::pdu::MAX_FRAGMENT));
-            prop_assert!(observer.pending.len() <= MAX_PENDING);
+            prop_assert!(observer.calls.0.len() <= MAX_PENDING);
         }
     }
 }
