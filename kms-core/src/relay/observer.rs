@@ -4,21 +4,17 @@
 //! cannot make out it says once ([`Undecoded`]) and goes on where it can.
 
 mod calls;
+mod contexts;
 
-use crate::catalog::Protocol;
 use crate::hresult::HResult;
 use crate::message::{BaseRequest, BaseResponse, Version, envelope};
-use crate::pdu::{
-    Bind, BindAck, Body, Frame, HEADER_LEN, KMS_INTERFACE, NDR32, NDR64, Pdu, Request, frame,
-};
-use crate::stub::{self, Encoding, Reply};
+use crate::pdu::{Body, Flags, Frame, HEADER_LEN, Pdu, frame};
+use crate::stub::{self, Reply};
 
 use calls::{Asked, Call, Calls};
+use contexts::Contexts;
 
 pub use calls::MAX_PENDING;
-
-/// How many contexts are remembered.
-const MAX_CONTEXTS: usize = 16;
 
 /// What was made out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +56,11 @@ pub enum Undecoded {
     UpstreamStream,
     /// A PDU that cannot be read.
     Pdu,
-    /// A call on a context that is not known as a KMS encoding.
+    /// A call on a context that is not known as a KMS encoding when its answer comes.
     Context,
     /// Arguments or results that cannot be read.
     Stub,
-    /// More calls than [`MAX_PENDING`] wait for their answers.
+    /// More calls than [`MAX_PENDING`] wait for their answers, or more than four binds.
     Pending,
 }
 
@@ -98,10 +94,10 @@ impl Undecoded {
 pub struct Observer {
     client: Stream,
     upstream: Stream,
-    /// The last bind's or alter_context's offers, until they are answered.
-    offered: Vec<(u16, Option<Encoding>)>,
-    contexts: Vec<(u16, Encoding)>,
+    contexts: Contexts,
     calls: Calls,
+    /// The call of which an answer has begun and not ended.
+    answering: Option<u32>,
 }
 
 impl Observer {
@@ -146,96 +142,78 @@ impl Observer {
     /// Whether something waits for an answer, as far as answers can be made out.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        let none_waits = self.calls.is_empty() && self.offered.is_empty();
+        let none_waits = self.calls.is_empty() && !self.contexts.is_waiting();
         !none_waits && !self.upstream.lost
     }
 
     fn client_pdu(&mut self, pdu: &Pdu<'_>, see: &mut dyn FnMut(Sight)) {
-        match &pdu.body {
-            Body::Bind(bind) | Body::AlterContext(bind) => self.offered = offers(bind),
-            Body::Request(request) => {
-                if self.calls.knows(pdu.call_id) {
-                    // A later fragment: the first one has told.
-                    return;
-                }
-                let call = Call {
-                    call_id: pdu.call_id,
-                    asked: self.asked(request),
-                };
-                if !self.calls.add(call) {
-                    see(Sight::Undecoded(Undecoded::Pending));
-                }
-            }
-            _ => {}
+        let room = match &pdu.body {
+            Body::Bind(bind) | Body::AlterContext(bind) => self.contexts.offer(pdu.call_id, bind),
+            Body::Request(request) => self.calls.add(pdu.flags, pdu.call_id, request),
+            _ => true,
+        };
+        if !room {
+            see(Sight::Undecoded(Undecoded::Pending));
         }
-    }
-
-    /// What a call asks.
-    fn asked(&self, request: &Request<'_>) -> Result<Asked, Undecoded> {
-        let mut contexts = self.contexts.iter();
-        let bound = contexts.find(|(id, _)| *id == request.context_id);
-        let (_, encoding) = *bound.ok_or(Undecoded::Context)?;
-        let version = version(encoding, request.stub).ok_or(Undecoded::Stub)?;
-        let clear = (version.protocol() == Some(Protocol::V4))
-            .then(|| stub::decode_request(encoding, request.stub).ok())
-            .flatten()
-            .and_then(clear_request);
-        Ok(Asked {
-            encoding,
-            version,
-            request: clear,
-        })
     }
 
     fn upstream_pdu(&mut self, pdu: &Pdu<'_>, see: &mut dyn FnMut(Sight)) {
         match &pdu.body {
-            Body::BindAck(ack) | Body::AlterContextResponse(ack) => self.accepted(ack),
-            Body::BindNak(_) => self.offered.clear(),
+            Body::BindAck(ack) | Body::AlterContextResponse(ack) => {
+                self.contexts.accepted(pdu.call_id, ack);
+            }
+            Body::BindNak(_) => self.contexts.refused(),
             Body::Response(response) => {
+                if self.goes_on(pdu.flags, pdu.call_id) {
+                    // The first fragment has told.
+                    return;
+                }
                 if let Some(call) = self.calls.answered(pdu.call_id) {
-                    see(seen(call, |asked| answer(asked, response.stub)));
+                    see(self.seen(&call, |asked| answer(asked, response.stub)));
                 }
             }
             Body::Fault(fault) => {
+                if self.contexts.failed(pdu.call_id) {
+                    return;
+                }
                 if let Some(call) = self.calls.failed(pdu.call_id) {
                     let status = HResult(fault.status.0);
-                    see(seen(call, |_| Ok(Outcome::Fault(status))));
+                    see(self.seen(&call, |_| Ok(Outcome::Fault(status))));
                 }
             }
             _ => {}
         }
     }
 
-    fn accepted(&mut self, ack: &BindAck) {
-        let offered = std::mem::take(&mut self.offered);
-        for ((id, encoding), answer) in offered.into_iter().zip(&ack.answers) {
-            let Some(encoding) = encoding.filter(|_| answer.is_accepted()) else {
-                continue;
-            };
-            // An offer of several syntaxes is accepted in one of them.
-            let encoding = encoding_of(answer.syntax.uuid).unwrap_or(encoding);
-            if let Some((_, known)) = self.contexts.iter_mut().find(|(known, _)| *known == id) {
-                *known = encoding;
-            } else if self.contexts.len() < MAX_CONTEXTS {
-                self.contexts.push((id, encoding));
-            }
-        }
+    /// Whether a response is a later fragment of the one before it.
+    fn goes_on(&mut self, flags: Flags, call_id: u32) -> bool {
+        let goes_on = !flags.contains(Flags::FIRST) && self.answering == Some(call_id);
+        self.answering = Some(call_id).filter(|_| !flags.contains(Flags::LAST));
+        goes_on
     }
-}
 
-/// What is seen of a call that has come to its end.
-fn seen(call: Call, outcome: impl FnOnce(&Asked) -> Result<Outcome, Undecoded>) -> Sight {
-    let seen = call.asked.and_then(|asked| {
-        let outcome = outcome(&asked)?;
-        Ok(Seen {
-            version: asked.version,
-            request: asked.request,
-            outcome,
-        })
-    });
-    match seen {
-        Ok(seen) => Sight::Request(Box::new(seen)),
-        Err(why) => Sight::Undecoded(why),
+    /// What is seen of a call that has come to its end. Only now is its context known
+    /// for sure: the host has answered everything that was said before.
+    fn seen(
+        &self,
+        call: &Call,
+        outcome: impl FnOnce(&Asked) -> Result<Outcome, Undecoded>,
+    ) -> Sight {
+        let seen = || {
+            let encoding = self.contexts.encoding(call.context_id);
+            let encoding = encoding.ok_or(Undecoded::Context)?;
+            let asked = call.asked(encoding).ok_or(Undecoded::Stub)?;
+            let outcome = outcome(&asked)?;
+            Ok(Seen {
+                version: asked.version,
+                request: asked.request,
+                outcome,
+            })
+        };
+        match seen() {
+            Ok(seen) => Sight::Request(Box::new(seen)),
+            Err(why) => Sight::Undecoded(why),
+        }
     }
 }
 
@@ -246,41 +224,6 @@ fn answer(asked: &Asked, stub: &[u8]) -> Result<Outcome, Undecoded> {
         Ok(Reply::Refused(code)) => Ok(Outcome::Refused(code)),
         Err(_) => Err(Undecoded::Stub),
     }
-}
-
-/// The offers by their ids; with an encoding where it is one of KMS.
-fn offers(bind: &Bind) -> Vec<(u16, Option<Encoding>)> {
-    let offer = |context: &crate::pdu::ContextElement| {
-        let mut syntaxes = context.transfer_syntaxes.iter();
-        let encoding = syntaxes
-            .find_map(|syntax| encoding_of(syntax.uuid))
-            .filter(|_| context.interface.uuid == KMS_INTERFACE.uuid);
-        (context.id, encoding)
-    };
-    bind.contexts.iter().map(offer).collect()
-}
-
-fn encoding_of(syntax: uuid::Uuid) -> Option<Encoding> {
-    match syntax {
-        uuid if uuid == NDR32.uuid => Some(Encoding::Ndr32),
-        uuid if uuid == NDR64.uuid => Some(Encoding::Ndr64),
-        _ => None,
-    }
-}
-
-/// The version, which begins the message, which follows the counts. Also of a first
-/// fragment.
-fn version(encoding: Encoding, stub: &[u8]) -> Option<Version> {
-    let counts = match encoding {
-        Encoding::Ndr32 => 8,
-        Encoding::Ndr64 => 16,
-    };
-    Version::detect(stub.get(counts..)?).ok()
-}
-
-fn clear_request(message: &[u8]) -> Option<BaseRequest> {
-    let (base, _) = envelope::split_clear(message)?;
-    BaseRequest::decode(base).ok()
 }
 
 fn clear_response(asked: &Asked, message: &[u8]) -> Option<BaseResponse> {

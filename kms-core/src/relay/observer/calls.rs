@@ -2,24 +2,34 @@
 
 use std::collections::VecDeque;
 
+use crate::catalog::Protocol;
+use crate::message::envelope::{self, V4_REQUEST_LEN};
 use crate::message::{BaseRequest, Version};
-use crate::stub::Encoding;
-
-use super::Undecoded;
+use crate::pdu::{Flags, Request};
+use crate::stub::{self, Encoding};
 
 /// How many calls may wait for their answers; beyond that the oldest is forgotten.
 pub const MAX_PENDING: usize = 16;
+
+/// How much of a call's stub is kept, in bytes: the counts of NDR64 and all of the one
+/// request that is looked into, so that every call there may be takes 4.5 KiB.
+const KEPT: usize = 16 + V4_REQUEST_LEN;
 
 /// All of them, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Calls(pub(super) VecDeque<Call>);
 
-/// A call that waits for its answer.
+/// A call that waits for its answer, whether or not it can be made out: its answer is
+/// nobody else's. What it says is not looked at before, since the context may be bound
+/// by an answer that is still to come.
 #[derive(Debug)]
 pub(super) struct Call {
-    pub(super) call_id: u32,
-    /// One that cannot be made out waits, too: its answer is nobody else's.
-    pub(super) asked: Result<Asked, Undecoded>,
+    call_id: u32,
+    /// What tells the encoding.
+    pub(super) context_id: u16,
+    /// How the stub begins.
+    stub: [u8; KEPT],
+    kept: usize,
 }
 
 /// What a call asks.
@@ -36,22 +46,30 @@ impl Calls {
         self.0.is_empty()
     }
 
-    /// Whether a call with this id waits.
-    pub(super) fn knows(&self, call_id: u32) -> bool {
-        self.0.iter().any(|call| call.call_id == call_id)
-    }
-
-    /// Waits for the answer to one more. False when the oldest was forgotten for it.
-    pub(super) fn add(&mut self, call: Call) -> bool {
+    /// One more call, or a fragment of one. False when the oldest call was forgotten
+    /// for it.
+    pub(super) fn add(&mut self, flags: Flags, call_id: u32, request: &Request<'_>) -> bool {
+        if !flags.contains(Flags::FIRST) && self.0.iter().any(|call| call.call_id == call_id) {
+            // A later fragment: the first one has told.
+            return true;
+        }
         let room = self.0.len() < MAX_PENDING;
         if !room {
             self.0.pop_front();
         }
+        let mut call = Call {
+            call_id,
+            context_id: request.context_id,
+            stub: [0; KEPT],
+            kept: 0,
+        };
+        call.keep(request.stub);
         self.0.push_back(call);
         room
     }
 
-    /// The call with this id, which has its answer.
+    /// The call with this id, which has its answer: the oldest, since hosts answer in
+    /// the order in which they are asked.
     pub(super) fn answered(&mut self, call_id: u32) -> Option<Call> {
         let at = self.0.iter().position(|call| call.call_id == call_id)?;
         self.0.remove(at)
@@ -66,4 +84,45 @@ impl Calls {
         };
         self.answered(call_id).or_else(|| only(self))
     }
+}
+
+impl Call {
+    /// What it asks, with a stub in this encoding. None where that cannot be read.
+    pub(super) fn asked(&self, encoding: Encoding) -> Option<Asked> {
+        let stub = self.stub.get(..self.kept)?;
+        let version = version(encoding, stub)?;
+        let clear = (version.protocol() == Some(Protocol::V4))
+            .then(|| stub::decode_request(encoding, stub).ok())
+            .flatten()
+            .and_then(clear_request);
+        Some(Asked {
+            encoding,
+            version,
+            request: clear,
+        })
+    }
+
+    /// Keeps what there is room for.
+    fn keep(&mut self, stub: &[u8]) {
+        let len = stub.len().min(KEPT - self.kept);
+        let room = self.stub.get_mut(self.kept..self.kept + len);
+        if let (Some(room), Some(stub)) = (room, stub.get(..len)) {
+            room.copy_from_slice(stub);
+            self.kept += len;
+        }
+    }
+}
+
+/// The version, which begins the message, which follows the counts.
+fn version(encoding: Encoding, stub: &[u8]) -> Option<Version> {
+    let counts = match encoding {
+        Encoding::Ndr32 => 8,
+        Encoding::Ndr64 => 16,
+    };
+    Version::detect(stub.get(counts..)?).ok()
+}
+
+fn clear_request(message: &[u8]) -> Option<BaseRequest> {
+    let (base, _) = envelope::split_clear(message)?;
+    BaseRequest::decode(base).ok()
 }

@@ -7,12 +7,15 @@ use std::num::NonZeroU32;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+use super::contexts::{MAX_CONTEXTS, MAX_OFFERED};
 use super::*;
+use crate::catalog::Protocol;
 use crate::client::{Association, Offer};
 use crate::lab::LabSuite;
 use crate::message::FileTime;
-use crate::pdu::{FaultStatus, Flags};
+use crate::pdu::{Bind, FaultStatus, KMS_INTERFACE, NDR32, NDR64, Request};
 use crate::responder::{self, AssociationSettings, Env, Host, Policy, Whitelist};
+use crate::stub::Encoding;
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::V4, Protocol::V5, Protocol::V6];
 
@@ -286,6 +289,8 @@ proptest! {
             let kept = observer.client.begun.len() + observer.upstream.begun.len();
             prop_assert!(kept < 2 * usize::from(crate::pdu::MAX_FRAGMENT));
             prop_assert!(observer.calls.0.len() <= MAX_PENDING);
+            prop_assert!(observer.contexts.offered.len() <= MAX_OFFERED);
+            prop_assert!(observer.contexts.bound.len() <= MAX_CONTEXTS);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Clients that go on before they have an answer, in whatever way the wire allows.
 
+use super::super::contexts::MAX_OFFERED;
 use super::*;
 use crate::pdu::{ContextElement, SyntaxId};
 use crate::responder::{Action, Step};
@@ -32,6 +33,11 @@ fn offers(ids: std::ops::Range<u16>, syntax: SyntaxId) -> Bind {
 
 fn bind(ids: std::ops::Range<u16>, syntax: SyntaxId) -> Vec<u8> {
     pdu(Flags::WHOLE, 2, Body::Bind(offers(ids, syntax)))
+}
+
+fn alter(call_id: u32, ids: std::ops::Range<u16>, syntax: SyntaxId) -> Vec<u8> {
+    let body = Body::AlterContext(offers(ids, syntax));
+    pdu(Flags::WHOLE, call_id, body)
 }
 
 /// A stub that the lab host answers.
@@ -91,6 +97,17 @@ fn talk(said: &[Vec<u8>]) -> (Vec<Sight>, Vec<Version>) {
     (sights, answered)
 }
 
+/// The versions of the requests that were seen to be answered with data.
+fn answered(sights: &[Sight]) -> Vec<Version> {
+    let answered = sights.iter().filter_map(|sight| match sight {
+        Sight::Request(seen) => {
+            matches!(seen.outcome, Outcome::Answered(_)).then_some(seen.version)
+        }
+        Sight::Undecoded(_) => None,
+    });
+    answered.collect()
+}
+
 #[test]
 fn a_fault_is_of_the_call_that_it_names() {
     let stub = asks(Encoding::Ndr32, Protocol::V6);
@@ -101,4 +118,115 @@ fn a_fault_is_of_the_call_that_it_names() {
         panic!("{sights:?}");
     };
     assert_eq!(seen.outcome, Outcome::Answered(None));
+}
+
+#[test]
+fn what_comes_with_its_bind_in_one_write_is_seen() {
+    for (syntax, encoding) in [(NDR32, Encoding::Ndr32), (NDR64, Encoding::Ndr64)] {
+        for protocol in PROTOCOLS {
+            let stub = asks(encoding, protocol);
+            let said = [bind(0..1, syntax), call(2, 0, &stub)].concat();
+            let (sights, answered) = talk(&[said]);
+            assert_eq!(answered, [protocol.into()]);
+            let seen = requests(&sights);
+            assert_eq!((seen.len(), seen[0].version), (1, protocol.into()));
+            let clear = (protocol == Protocol::V4).then(|| request(protocol));
+            assert_eq!(seen[0].request, clear);
+        }
+    }
+}
+
+#[test]
+fn binds_in_one_write_are_answered_each_for_itself() {
+    let (ndr32, ndr64) = (
+        asks(Encoding::Ndr32, Protocol::V5),
+        asks(Encoding::Ndr64, Protocol::V6),
+    );
+    let said = [
+        bind(0..2, NDR32),
+        alter(3, 1..2, NDR64),
+        call(4, 0, &ndr32),
+        call(5, 1, &ndr64),
+        // From here on it is another encoding; the one above is answered before.
+        alter(6, 0..1, NDR64),
+        call(7, 0, &ndr64),
+    ];
+    let (sights, told) = talk(&[said.concat()]);
+    let versions: Vec<Version> = [Protocol::V5, Protocol::V6, Protocol::V6]
+        .map(Version::from)
+        .into();
+    assert_eq!(told, versions);
+    assert_eq!(answered(&sights), versions);
+}
+
+#[test]
+fn every_context_that_the_host_binds_is_known() {
+    let stub = asks(Encoding::Ndr32, Protocol::V6);
+    let mut said = vec![bind(0..132, NDR32), alter(3, 132..256, NDR32)];
+    for context in [0, 18, 131, 132, 255] {
+        said.push(call(4, context, &stub));
+    }
+    let (sights, answered) = talk(&said);
+    assert_eq!(answered.len(), 5);
+    assert_eq!(requests(&sights).len(), 5);
+}
+
+#[test]
+fn calls_with_one_id_are_as_many_requests() {
+    let both = [
+        call(3, 0, &asks(Encoding::Ndr32, Protocol::V5)),
+        call(3, 0, &asks(Encoding::Ndr32, Protocol::V6)),
+    ];
+    let (sights, told) = talk(&[bind(0..1, NDR32), both.concat()]);
+    assert_eq!(told, [Protocol::V5.into(), Protocol::V6.into()]);
+    assert_eq!(answered(&sights), told);
+}
+
+#[test]
+fn later_fragments_of_an_answer_are_no_answer_to_another_call() {
+    let stub = asks(Encoding::Ndr32, Protocol::V6);
+    let said = [call(3, 0, &stub), call(3, 0, &stub)].concat();
+    let mut observer = Observer::default();
+    let mut sights = Vec::new();
+    let mut see = |sight| sights.push(sight);
+    observer.client(&said, &mut see);
+    for flags in [Flags::FIRST, Flags(0), Flags::LAST] {
+        let response = crate::pdu::Response {
+            alloc_hint: 0,
+            context_id: 0,
+            cancel_count: 0,
+            stub: b"",
+        };
+        let response = pdu(flags, 3, Body::Response(response));
+        observer.upstream(&response, &mut see);
+    }
+    assert_eq!(sights.len(), 1);
+    assert!(observer.is_waiting());
+}
+
+#[test]
+fn what_nobody_answers_is_bounded() {
+    let mut observer = Observer::default();
+    let mut forgotten = 0;
+    for call_id in 0..100 {
+        let bind = alter(call_id, 0..132, NDR32);
+        observer.client(&bind, &mut |sight| {
+            assert_eq!(sight, Sight::Undecoded(Undecoded::Pending));
+            forgotten += 1;
+        });
+    }
+    assert_eq!(observer.contexts.offered.len(), MAX_OFFERED);
+    assert_eq!(forgotten, 100 - MAX_OFFERED);
+}
+
+#[test]
+fn a_fault_of_an_alter_context_ends_no_call() {
+    let stub = asks(Encoding::Ndr32, Protocol::V6);
+    let mut observer = Observer::default();
+    let mut nothing = |sight| panic!("{sight:?}");
+    observer.client(&alter(3, 0..1, NDR64), &mut nothing);
+    observer.client(&call(4, 0, &stub), &mut nothing);
+    observer.upstream(&fault(3), &mut nothing);
+    assert!(!observer.contexts.is_waiting());
+    assert!(observer.is_waiting());
 }
