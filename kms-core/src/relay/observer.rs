@@ -8,7 +8,7 @@ mod contexts;
 
 use crate::hresult::HResult;
 use crate::message::{BaseRequest, BaseResponse, Version, envelope};
-use crate::pdu::{Body, Flags, Frame, HEADER_LEN, Pdu, frame};
+use crate::pdu::{Body, Flags, Frame, HEADER_LEN, PacketType, Pdu, frame};
 use crate::stub::{self, Reply};
 
 use calls::{Asked, Call, Calls};
@@ -150,6 +150,10 @@ impl Observer {
         let room = match &pdu.body {
             Body::Bind(bind) | Body::AlterContext(bind) => self.contexts.offer(pdu.call_id, bind),
             Body::Request(request) => self.calls.add(pdu.flags, pdu.call_id, request),
+            Body::Other(PacketType::Orphaned, _) => {
+                self.calls.given_up(pdu.call_id);
+                true
+            }
             _ => true,
         };
         if !room {

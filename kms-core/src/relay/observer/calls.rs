@@ -27,7 +27,9 @@ pub(super) struct Call {
     call_id: u32,
     /// What tells the encoding.
     pub(super) context_id: u16,
-    /// How the stub begins.
+    /// Whether no more fragments follow.
+    whole: bool,
+    /// How the stub begins; nothing, if the first fragment is not known.
     stub: [u8; KEPT],
     kept: usize,
 }
@@ -46,11 +48,14 @@ impl Calls {
         self.0.is_empty()
     }
 
-    /// One more call, or a fragment of one. False when the oldest call was forgotten
-    /// for it.
+    /// One more call, or one more fragment of one. False when the oldest call was
+    /// forgotten for it.
     pub(super) fn add(&mut self, flags: Flags, call_id: u32, request: &Request<'_>) -> bool {
-        if !flags.contains(Flags::FIRST) && self.0.iter().any(|call| call.call_id == call_id) {
-            // A later fragment: the first one has told.
+        let first = flags.contains(Flags::FIRST);
+        let last = flags.contains(Flags::LAST);
+        if !first && let Some(call) = self.begun(call_id) {
+            call.keep(request.stub);
+            call.whole = last;
             return true;
         }
         let room = self.0.len() < MAX_PENDING;
@@ -60,18 +65,33 @@ impl Calls {
         let mut call = Call {
             call_id,
             context_id: request.context_id,
+            // No message is made of what follows a beginning that is not there.
+            whole: last || !first,
             stub: [0; KEPT],
             kept: 0,
         };
-        call.keep(request.stub);
+        if first {
+            call.keep(request.stub);
+        }
         self.0.push_back(call);
         room
     }
 
-    /// The call with this id, which has its answer: the oldest, since hosts answer in
-    /// the order in which they are asked.
+    /// The client gave up a call that it has not sent to its end: nobody answers it.
+    pub(super) fn given_up(&mut self, call_id: u32) {
+        let begun = |call: &Call| call.call_id == call_id && !call.whole;
+        if let Some(at) = self.0.iter().rposition(begun) {
+            self.0.remove(at);
+        }
+    }
+
+    /// The call with this id, which has its answer; one that came to its end before
+    /// one that did not, of which the host can hardly know what it asks.
     pub(super) fn answered(&mut self, call_id: u32) -> Option<Call> {
-        let at = self.0.iter().position(|call| call.call_id == call_id)?;
+        let mut calls = self.0.iter();
+        let whole = calls.position(|call| call.call_id == call_id && call.whole);
+        let mut calls = self.0.iter();
+        let at = whole.or_else(|| calls.position(|call| call.call_id == call_id))?;
         self.0.remove(at)
     }
 
@@ -83,6 +103,12 @@ impl Calls {
             _ => None,
         };
         self.answered(call_id).or_else(|| only(self))
+    }
+
+    /// The last call with this id, if more of it is to come.
+    fn begun(&mut self, call_id: u32) -> Option<&mut Call> {
+        let mut calls = self.0.iter_mut().rev();
+        calls.find(|call| call.call_id == call_id && !call.whole)
     }
 }
 

@@ -91,7 +91,7 @@ fn offer(context: &ContextElement) -> (u16, Option<Encoding>) {
     (context.id, encoding)
 }
 
-fn encoding_of(syntax: uuid::Uuid) -> Option<Encoding> {
+pub(super) fn encoding_of(syntax: uuid::Uuid) -> Option<Encoding> {
     match syntax {
         uuid if uuid == NDR32.uuid => Some(Encoding::Ndr32),
         uuid if uuid == NDR64.uuid => Some(Encoding::Ndr64),

@@ -206,21 +206,24 @@ fn a_fault_ends_the_call_even_with_another_call_id() {
 #[test]
 fn fragments_of_one_call_are_one_request() {
     let (mut observer, call_id) = asked();
-    let fragment = Request {
-        alloc_hint: 0,
-        context_id: 1,
-        opnum: 0,
-        object: None,
-        stub: b"the rest",
-    };
-    let mut out = Vec::new();
-    let pdu = Pdu {
-        flags: Flags::LAST,
-        call_id,
-        body: Body::Request(fragment),
-    };
-    pdu.encode(&mut out).unwrap();
-    observer.client(&out, &mut |sight| panic!("{sight:?}"));
+    observer.calls.0.clear();
+    for flags in [Flags::FIRST, Flags(0), Flags::LAST] {
+        let fragment = Request {
+            alloc_hint: 0,
+            context_id: 1,
+            opnum: 0,
+            object: None,
+            stub: b"a part",
+        };
+        let mut out = Vec::new();
+        let pdu = Pdu {
+            flags,
+            call_id,
+            body: Body::Request(fragment),
+        };
+        pdu.encode(&mut out).unwrap();
+        observer.client(&out, &mut |sight| panic!("{sight:?}"));
+    }
     assert_eq!(observer.calls.0.len(), 1);
 }
 
