@@ -140,6 +140,28 @@ fn a_host_that_says_nothing_is_given_up_and_used_again() {
     assert_eq!(ask(address, &[]), ANSWERED);
 }
 
+/// Hosts that expect a PROXY header are checked like others: one that says nothing is
+/// passed over, one that answers is up.
+#[test]
+fn hosts_that_expect_a_header_are_checked_with_one() {
+    let behind = ["--proxy-from=127.0.0.1"];
+    for version in ["--proxy-to=v1", "--proxy-to=v2"] {
+        let (first, first_host) = start("serve", &behind);
+        let (second, second_host) = start("serve", &behind);
+        let arguments = [version, "--health-interval=1s", "--connect-timeout=1s"];
+        let (relay, address) = relay(&[first_host, second_host], &arguments);
+        assert_eq!(ask(address, &[]), ANSWERED);
+        assert_eq!(first.wait_for_sample(ANSWERED_PDUS, |n| n > 0.0), 1.0);
+        // The kernel still takes its connections; only a check can tell.
+        first.signal(Signal::STOP);
+        relay.wait_for_sample(FIRST_UP, |up| up == 0.0);
+        assert_eq!(ask(address, &[]), ANSWERED);
+        assert_eq!(second.wait_for_sample(ANSWERED_PDUS, |n| n > 0.0), 1.0);
+        first.signal(Signal::CONT);
+        relay.wait_for_sample(FIRST_UP, |up| up == 1.0);
+    }
+}
+
 #[test]
 fn who_closes_its_half_has_its_answer_and_then_the_end() {
     let (server, host) = start("serve", &[]);

@@ -9,6 +9,8 @@
 //! of balancers, accepted and closed lines and the way to stop are its `Front`'s.
 
 mod first;
+#[cfg(feature = "server")]
+mod introduce;
 mod observer;
 #[cfg(feature = "server")]
 mod pipe;

@@ -3,21 +3,18 @@
 //! It is fed both directions and never asked whether bytes may pass. What it
 //! cannot make out it says once ([`Undecoded`]) and goes on where it can.
 
-use std::collections::VecDeque;
+mod calls;
+mod contexts;
 
-use crate::catalog::Protocol;
 use crate::hresult::HResult;
 use crate::message::{BaseRequest, BaseResponse, Version, envelope};
-use crate::pdu::{
-    Bind, BindAck, Body, Frame, HEADER_LEN, KMS_INTERFACE, NDR32, NDR64, Pdu, Request, frame,
-};
-use crate::stub::{self, Encoding, Reply};
+use crate::pdu::{Body, Flags, Frame, HEADER_LEN, PacketType, Pdu, frame};
+use crate::stub::{self, Reply};
 
-/// How many calls may wait for their answers; beyond that the oldest is forgotten.
-pub const MAX_PENDING: usize = 16;
+use calls::{Asked, Call, Calls};
+use contexts::Contexts;
 
-/// How many contexts are remembered.
-const MAX_CONTEXTS: usize = 16;
+pub use calls::MAX_PENDING;
 
 /// What was made out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,11 +56,11 @@ pub enum Undecoded {
     UpstreamStream,
     /// A PDU that cannot be read.
     Pdu,
-    /// A call on a context that is not known as a KMS encoding.
+    /// A call on a context that is not known as a KMS encoding when its answer comes.
     Context,
     /// Arguments or results that cannot be read.
     Stub,
-    /// More calls than [`MAX_PENDING`] wait for their answers.
+    /// More calls than [`MAX_PENDING`] wait for their answers, or more than four binds.
     Pending,
 }
 
@@ -97,19 +94,10 @@ impl Undecoded {
 pub struct Observer {
     client: Stream,
     upstream: Stream,
-    /// The last bind's or alter_context's offers, until they are answered.
-    offered: Vec<(u16, Option<Encoding>)>,
-    contexts: Vec<(u16, Encoding)>,
-    pending: VecDeque<Call>,
-}
-
-/// A call that waits for its answer.
-#[derive(Debug)]
-struct Call {
-    call_id: u32,
-    encoding: Encoding,
-    version: Version,
-    request: Option<BaseRequest>,
+    contexts: Contexts,
+    calls: Calls,
+    /// The call of which an answer has begun and not ended.
+    answering: Option<u32>,
 }
 
 impl Observer {
@@ -154,152 +142,96 @@ impl Observer {
     /// Whether something waits for an answer, as far as answers can be made out.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        let none_waits = self.pending.is_empty() && self.offered.is_empty();
+        let none_waits = self.calls.is_empty() && !self.contexts.is_waiting();
         !none_waits && !self.upstream.lost
     }
 
     fn client_pdu(&mut self, pdu: &Pdu<'_>, see: &mut dyn FnMut(Sight)) {
-        match &pdu.body {
-            Body::Bind(bind) | Body::AlterContext(bind) => self.offered = offers(bind),
-            Body::Request(request) => {
-                if let Err(undecoded) = self.call(pdu.call_id, request) {
-                    see(Sight::Undecoded(undecoded));
-                }
+        let room = match &pdu.body {
+            Body::Bind(bind) | Body::AlterContext(bind) => self.contexts.offer(pdu.call_id, bind),
+            Body::Request(request) => self.calls.add(pdu.flags, pdu.call_id, request),
+            Body::Other(PacketType::Orphaned, _) => {
+                self.calls.given_up(pdu.call_id);
+                true
             }
-            _ => {}
+            _ => true,
+        };
+        if !room {
+            see(Sight::Undecoded(Undecoded::Pending));
         }
-    }
-
-    fn call(&mut self, call_id: u32, request: &Request<'_>) -> Result<(), Undecoded> {
-        if self.pending.iter().any(|call| call.call_id == call_id) {
-            // A later fragment: the first one has told.
-            return Ok(());
-        }
-        let bound = self
-            .contexts
-            .iter()
-            .find(|(id, _)| *id == request.context_id);
-        let (_, encoding) = *bound.ok_or(Undecoded::Context)?;
-        let version = version(encoding, request.stub).ok_or(Undecoded::Stub)?;
-        let clear = (version.protocol() == Some(Protocol::V4))
-            .then(|| stub::decode_request(encoding, request.stub).ok())
-            .flatten()
-            .and_then(clear_request);
-        let mut forgotten = Ok(());
-        if self.pending.len() >= MAX_PENDING {
-            self.pending.pop_front();
-            forgotten = Err(Undecoded::Pending);
-        }
-        self.pending.push_back(Call {
-            call_id,
-            encoding,
-            version,
-            request: clear,
-        });
-        forgotten
     }
 
     fn upstream_pdu(&mut self, pdu: &Pdu<'_>, see: &mut dyn FnMut(Sight)) {
         match &pdu.body {
-            Body::BindAck(ack) | Body::AlterContextResponse(ack) => self.accepted(ack),
-            Body::BindNak(_) => self.offered.clear(),
+            Body::BindAck(ack) | Body::AlterContextResponse(ack) => {
+                self.contexts.accepted(pdu.call_id, ack);
+            }
+            Body::BindNak(_) => self.contexts.refused(),
             Body::Response(response) => {
-                let Some(call) = self.answered(pdu.call_id) else {
+                if self.goes_on(pdu.flags, pdu.call_id) {
+                    // The first fragment has told.
                     return;
-                };
-                let outcome = match stub::decode_response(call.encoding, response.stub) {
-                    Ok(Reply::Data(message)) => Outcome::Answered(clear_response(&call, message)),
-                    Ok(Reply::Refused(code)) => Outcome::Refused(code),
-                    Err(_) => return see(Sight::Undecoded(Undecoded::Stub)),
-                };
-                see(call.seen(outcome));
+                }
+                if let Some(call) = self.calls.answered(pdu.call_id) {
+                    see(self.seen(&call, |asked| answer(asked, response.stub)));
+                }
             }
             Body::Fault(fault) => {
-                // vlmcsd's faults all have the same call id, whatever they answer.
-                let only = match self.pending.len() {
-                    1 => self.pending.pop_front(),
-                    _ => None,
-                };
-                if let Some(call) = only.or_else(|| self.answered(pdu.call_id)) {
-                    see(call.seen(Outcome::Fault(HResult(fault.status.0))));
+                if self.contexts.failed(pdu.call_id) {
+                    return;
+                }
+                if let Some(call) = self.calls.failed(pdu.call_id) {
+                    let status = HResult(fault.status.0);
+                    see(self.seen(&call, |_| Ok(Outcome::Fault(status))));
                 }
             }
             _ => {}
         }
     }
 
-    fn answered(&mut self, call_id: u32) -> Option<Call> {
-        let at = self
-            .pending
-            .iter()
-            .position(|call| call.call_id == call_id)?;
-        self.pending.remove(at)
+    /// Whether a response is a later fragment of the one before it.
+    fn goes_on(&mut self, flags: Flags, call_id: u32) -> bool {
+        let goes_on = !flags.contains(Flags::FIRST) && self.answering == Some(call_id);
+        self.answering = Some(call_id).filter(|_| !flags.contains(Flags::LAST));
+        goes_on
     }
 
-    fn accepted(&mut self, ack: &BindAck) {
-        let offered = std::mem::take(&mut self.offered);
-        for ((id, encoding), answer) in offered.into_iter().zip(&ack.answers) {
-            let Some(encoding) = encoding.filter(|_| answer.is_accepted()) else {
-                continue;
-            };
-            // An offer of several syntaxes is accepted in one of them.
-            let encoding = encoding_of(answer.syntax.uuid).unwrap_or(encoding);
-            if let Some((_, known)) = self.contexts.iter_mut().find(|(known, _)| *known == id) {
-                *known = encoding;
-            } else if self.contexts.len() < MAX_CONTEXTS {
-                self.contexts.push((id, encoding));
-            }
+    /// What is seen of a call that has come to its end. Only now is its context known
+    /// for sure: the host has answered everything that was said before.
+    fn seen(
+        &self,
+        call: &Call,
+        outcome: impl FnOnce(&Asked) -> Result<Outcome, Undecoded>,
+    ) -> Sight {
+        let seen = || {
+            let encoding = self.contexts.encoding(call.context_id);
+            let encoding = encoding.ok_or(Undecoded::Context)?;
+            let asked = call.asked(encoding).ok_or(Undecoded::Stub)?;
+            let outcome = outcome(&asked)?;
+            Ok(Seen {
+                version: asked.version,
+                request: asked.request,
+                outcome,
+            })
+        };
+        match seen() {
+            Ok(seen) => Sight::Request(Box::new(seen)),
+            Err(why) => Sight::Undecoded(why),
         }
     }
 }
 
-impl Call {
-    fn seen(self, outcome: Outcome) -> Sight {
-        Sight::Request(Box::new(Seen {
-            version: self.version,
-            request: self.request,
-            outcome,
-        }))
+/// What a response says.
+fn answer(asked: &Asked, stub: &[u8]) -> Result<Outcome, Undecoded> {
+    match stub::decode_response(asked.encoding, stub) {
+        Ok(Reply::Data(message)) => Ok(Outcome::Answered(clear_response(asked, message))),
+        Ok(Reply::Refused(code)) => Ok(Outcome::Refused(code)),
+        Err(_) => Err(Undecoded::Stub),
     }
 }
 
-/// The offers by their ids; with an encoding where it is one of KMS.
-fn offers(bind: &Bind) -> Vec<(u16, Option<Encoding>)> {
-    let offer = |context: &crate::pdu::ContextElement| {
-        let mut syntaxes = context.transfer_syntaxes.iter();
-        let encoding = syntaxes
-            .find_map(|syntax| encoding_of(syntax.uuid))
-            .filter(|_| context.interface.uuid == KMS_INTERFACE.uuid);
-        (context.id, encoding)
-    };
-    bind.contexts.iter().map(offer).collect()
-}
-
-fn encoding_of(syntax: uuid::Uuid) -> Option<Encoding> {
-    match syntax {
-        uuid if uuid == NDR32.uuid => Some(Encoding::Ndr32),
-        uuid if uuid == NDR64.uuid => Some(Encoding::Ndr64),
-        _ => None,
-    }
-}
-
-/// The version, which begins the message, which follows the counts. Also of a first
-/// fragment.
-fn version(encoding: Encoding, stub: &[u8]) -> Option<Version> {
-    let counts = match encoding {
-        Encoding::Ndr32 => 8,
-        Encoding::Ndr64 => 16,
-    };
-    Version::detect(stub.get(counts..)?).ok()
-}
-
-fn clear_request(message: &[u8]) -> Option<BaseRequest> {
-    let (base, _) = envelope::split_clear(message)?;
-    BaseRequest::decode(base).ok()
-}
-
-fn clear_response(call: &Call, message: &[u8]) -> Option<BaseResponse> {
-    call.request.as_ref()?;
+fn clear_response(asked: &Asked, message: &[u8]) -> Option<BaseResponse> {
+    asked.request.as_ref()?;
     let (base, _) = envelope::split_clear(message)?;
     BaseResponse::decode(base).ok()
 }

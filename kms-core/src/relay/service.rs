@@ -1,11 +1,9 @@
 //! One session: the first PDU, an upstream, and the bytes between.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use proxy_header::{ProxiedAddress, ProxyHeader};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -17,9 +15,7 @@ use crate::vlmcsd_log::Relayed;
 
 use super::pipe::{Broken, Moved, Pipe};
 use super::upstream::Connected;
-use super::{
-    First, Observer, Outcome, ProxyVersion, RelaySettings, Seen, Sight, Upstreams, first_pdu,
-};
+use super::{First, Observer, Outcome, RelaySettings, Seen, Sight, Upstreams, first_pdu};
 
 /// What the log gives as the source of an extended PID.
 const EPID_SOURCE: &str = "upstream";
@@ -40,7 +36,8 @@ impl Relay {
     /// A relay that writes to `log` and counts in `metrics`.
     #[must_use]
     pub fn new(settings: RelaySettings, log: Log, metrics: Metrics) -> Self {
-        let upstreams = Upstreams::new(&settings.upstreams, settings.connect);
+        let upstreams =
+            Upstreams::new(&settings.upstreams, settings.connect).introduced_by(settings.proxy_to);
         metrics.relay_to(upstreams.clone());
         Self(Arc::new(Shared {
             settings,
@@ -77,14 +74,16 @@ impl Service for Relay {
         let Some(Connected { stream, address }) = connected else {
             return End::Upstream;
         };
-        let Ok(header) = shared.header(connection.peer, address) else {
+        let introduced = shared.settings.proxy_to;
+        let header = introduced.map(|version| version.for_client(connection.peer, address));
+        let Ok(header) = header.transpose() else {
             return End::Upstream;
         };
         let mut session = Session {
             shared,
             number: connection.number,
             observer: Observer::default(),
-            up: Pipe::with([header, first.clone()].concat()),
+            up: Pipe::with([header.unwrap_or_default(), first.clone()].concat()),
             down: Pipe::default(),
         };
         session.observe(|observer, see| observer.client(&first, see));
@@ -131,24 +130,6 @@ impl Shared {
         }
     }
 
-    /// What tells the upstream whom the connection is for.
-    fn header(
-        &self,
-        client: SocketAddr,
-        upstream: SocketAddr,
-    ) -> Result<Vec<u8>, proxy_header::Error> {
-        let mut header = Vec::new();
-        if let Some(version) = self.settings.proxy_to {
-            let (client, upstream) = one_family(client, upstream);
-            let header_of = ProxyHeader::with_address(ProxiedAddress::stream(client, upstream));
-            match version {
-                ProxyVersion::V1 => header_of.encode_v1(&mut header)?,
-                ProxyVersion::V2 => header_of.encode_v2(&mut header)?,
-            }
-        }
-        Ok(header)
-    }
-
     fn see(&self, number: u64, sight: Sight) {
         match sight {
             Sight::Undecoded(why) => self.metrics.undecoded(why),
@@ -185,19 +166,6 @@ impl Shared {
                 });
             }
         }
-    }
-}
-
-/// A header has addresses of one family: IPv4 ones are mapped beside IPv6.
-fn one_family(client: SocketAddr, upstream: SocketAddr) -> (SocketAddr, SocketAddr) {
-    let mapped = |address: SocketAddr| match address {
-        SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
-        v6 @ SocketAddr::V6(_) => v6,
-    };
-    if client.is_ipv4() == upstream.is_ipv4() {
-        (client, upstream)
-    } else {
-        (mapped(client), mapped(upstream))
     }
 }
 

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::client::{CallError, Connection, Offer, connect};
 use crate::endpoint::Endpoint;
+
+use super::ProxyVersion;
 
 /// How many addresses of one upstream are tried.
 pub const MAX_ADDRESSES: usize = 16;
@@ -18,6 +21,7 @@ pub const MAX_ADDRESSES: usize = 16;
 pub struct Upstreams {
     all: Arc<[Upstream]>,
     within: Duration,
+    proxy_to: Option<ProxyVersion>,
 }
 
 #[derive(Debug)]
@@ -55,7 +59,15 @@ impl Upstreams {
         Self {
             all: all.collect(),
             within,
+            proxy_to: None,
         }
+    }
+
+    /// The same, where the upstreams expect a PROXY header: they hang up on whoever
+    /// begins without one, so a check begins with one, too.
+    #[must_use]
+    pub fn introduced_by(self, proxy_to: Option<ProxyVersion>) -> Self {
+        Self { proxy_to, ..self }
     }
 
     /// For each upstream whether it answered when it was last asked.
@@ -78,7 +90,7 @@ impl Upstreams {
     /// Binds to each upstream once.
     pub async fn check(&self) {
         for upstream in self.all.iter() {
-            let checked = upstream.check(self.within).await;
+            let checked = upstream.check(self.proxy_to, self.within).await;
             upstream.note(checked.err());
         }
     }
@@ -119,14 +131,14 @@ impl Upstream {
     }
 
     /// Looks its name up and binds to the first address that lets us.
-    async fn check(&self, within: Duration) -> Result<(), String> {
+    async fn check(&self, proxy_to: Option<ProxyVersion>, within: Duration) -> Result<(), String> {
         let mut addresses = self.look_up(within).await?;
         let mut why = "the name has no address".to_owned();
         for at in 0..addresses.len() {
             let Some(address) = addresses.get(at).copied() else {
                 break;
             };
-            match bind(address, within).await {
+            match bind(address, proxy_to, within).await {
                 Ok(()) => {
                     addresses.swap(0, at);
                     self.state().addresses = addresses;
@@ -165,10 +177,24 @@ impl Upstream {
     }
 }
 
-async fn bind(address: SocketAddr, within: Duration) -> Result<(), CallError> {
-    let stream = connect(address, None, within).await?;
-    Connection::new(stream, within)
-        .bind(Offer::default())
-        .await?;
-    Ok(())
+/// Binds, in this time for each step, and says why it cannot.
+async fn bind(
+    address: SocketAddr,
+    proxy_to: Option<ProxyVersion>,
+    within: Duration,
+) -> Result<(), String> {
+    let failed = |error: CallError| error.to_string();
+    let mut stream = connect(address, None, within).await.map_err(failed)?;
+    if let Some(version) = proxy_to {
+        let header = version.for_itself().map_err(|error| error.to_string())?;
+        let written = timeout(within, stream.write_all(&header)).await;
+        let written = written.map_err(|_| format!("no header is taken within {within:?}"))?;
+        written.map_err(|error| format!("sending the header: {error}"))?;
+    }
+    let mut connection = Connection::new(stream, within);
+    let bound = connection.bind(Offer::default()).await;
+    bound.map(drop).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests;

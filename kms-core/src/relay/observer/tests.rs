@@ -1,16 +1,21 @@
 //! Sessions of the lab client with the responder, looked on from between.
 
+mod pipelined;
+
 use std::num::NonZeroU32;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+use super::contexts::{MAX_CONTEXTS, MAX_OFFERED};
 use super::*;
+use crate::catalog::Protocol;
 use crate::client::{Association, Offer};
 use crate::lab::LabSuite;
 use crate::message::FileTime;
-use crate::pdu::{FaultStatus, Flags};
+use crate::pdu::{Bind, FaultStatus, KMS_INTERFACE, NDR32, NDR64, Request};
 use crate::responder::{self, AssociationSettings, Env, Host, Policy, Whitelist};
+use crate::stub::Encoding;
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::V4, Protocol::V5, Protocol::V6];
 
@@ -201,22 +206,25 @@ fn a_fault_ends_the_call_even_with_another_call_id() {
 #[test]
 fn fragments_of_one_call_are_one_request() {
     let (mut observer, call_id) = asked();
-    let fragment = Request {
-        alloc_hint: 0,
-        context_id: 1,
-        opnum: 0,
-        object: None,
-        stub: b"the rest",
-    };
-    let mut out = Vec::new();
-    let pdu = Pdu {
-        flags: Flags::LAST,
-        call_id,
-        body: Body::Request(fragment),
-    };
-    pdu.encode(&mut out).unwrap();
-    observer.client(&out, &mut |sight| panic!("{sight:?}"));
-    assert_eq!(observer.pending.len(), 1);
+    observer.calls.0.clear();
+    for flags in [Flags::FIRST, Flags(0), Flags::LAST] {
+        let fragment = Request {
+            alloc_hint: 0,
+            context_id: 1,
+            opnum: 0,
+            object: None,
+            stub: b"a part",
+        };
+        let mut out = Vec::new();
+        let pdu = Pdu {
+            flags,
+            call_id,
+            body: Body::Request(fragment),
+        };
+        pdu.encode(&mut out).unwrap();
+        observer.client(&out, &mut |sight| panic!("{sight:?}"));
+    }
+    assert_eq!(observer.calls.0.len(), 1);
 }
 
 #[test]
@@ -244,7 +252,7 @@ fn calls_that_are_never_answered_are_forgotten_in_turn() {
             forgotten += 1;
         });
     }
-    assert_eq!(observer.pending.len(), MAX_PENDING);
+    assert_eq!(observer.calls.0.len(), MAX_PENDING);
     assert_eq!(forgotten, 100 - MAX_PENDING);
 }
 
@@ -283,7 +291,9 @@ proptest! {
             }
             let kept = observer.client.begun.len() + observer.upstream.begun.len();
             prop_assert!(kept < 2 * usize::from(crate::pdu::MAX_FRAGMENT));
-            prop_assert!(observer.pending.len() <= MAX_PENDING);
+            prop_assert!(observer.calls.0.len() <= MAX_PENDING);
+            prop_assert!(observer.contexts.offered.len() <= MAX_OFFERED);
+            prop_assert!(observer.contexts.bound.len() <= MAX_CONTEXTS);
         }
     }
 }
