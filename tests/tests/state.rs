@@ -171,8 +171,8 @@ fn dead_letters_are_listed_dropped_and_told_after_all() {
         assert!(line.ends_with(&about), "{line}");
     }
     let first = lines[0].split(' ').next().expect("a number");
-    let unknown = |action| {
-        let output = place.try_dead_letters(&[action, first, "99"]);
+    let unknown = |args: &[&str]| {
+        let output = place.try_dead_letters(args);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert_eq!(
             String::from_utf8_lossy(&output.stderr),
@@ -180,14 +180,14 @@ fn dead_letters_are_listed_dropped_and_told_after_all() {
         );
         assert!(output.stdout.is_empty(), "{output:?}");
     };
-    unknown("drop");
-    unknown("retry");
+    unknown(&["drop", first, "99"]);
+    unknown(&["retry", "99"]);
     assert_eq!(place.dead_letters(&["drop", first]), "1 messages\n");
     sidecar.wait_for_sample("kms_notifier_dead_letters", |n| n == 1.0);
     stop(sidecar);
 
     // … and where none does, in the state itself.
-    unknown("drop");
+    unknown(&["drop", "99"]);
     assert_eq!(place.dead_letters(&["list"]).lines().count(), 1);
     assert_eq!(place.dead_letters(&["retry", "--all"]), "1 messages\n");
     assert_eq!(place.dead_letters(&["list"]), "");
