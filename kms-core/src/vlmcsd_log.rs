@@ -102,7 +102,7 @@ impl fmt::Display for Peer<'_> {
 ///
 /// let mut out = Vec::new();
 /// let stamp = jiff::civil::date(2026, 3, 14).at(9, 26, 53, 0);
-/// let peer = "[2001:db8::5]:49731".parse()?;
+/// let peer: std::net::SocketAddr = "[2001:db8::5]:49731".parse()?;
 /// LogWriter::new(&mut out, Some(stamp)).accepted(peer);
 /// LogWriter::new(&mut out, None).connection(17).closed(peer);
 /// assert_eq!(
