@@ -15,6 +15,13 @@ use crate::{Failure, front};
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) front: front::FrontArgs,
+    #[command(flatten)]
+    relay: RelayArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Relay")]
+struct RelayArgs {
     /// The licensed host, as HOST, HOST:PORT or [IPv6]:PORT; several are tried in
     /// this order
     #[arg(long, value_name = "HOST[:PORT]", value_delimiter = ',', action = ArgAction::Append, required = true)]
@@ -47,13 +54,14 @@ enum ProxyTo {
 }
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let relay = args.relay;
     let settings = RelaySettings {
-        upstreams: args.upstream,
-        idle: args.idle_timeout,
-        pdu: args.pdu_timeout,
-        connect: args.connect_timeout,
-        health: args.health_interval,
-        proxy_to: args.proxy_to.map(|version| match version {
+        upstreams: relay.upstream,
+        idle: relay.idle_timeout,
+        pdu: relay.pdu_timeout,
+        connect: relay.connect_timeout,
+        health: relay.health_interval,
+        proxy_to: relay.proxy_to.map(|version| match version {
             ProxyTo::V1 => ProxyVersion::V1,
             ProxyTo::V2 => ProxyVersion::V2,
         }),
@@ -66,4 +74,31 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Ok(relay)
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use crate::Cli;
+
+    #[test]
+    fn the_relays_own_options_are_under_its_heading() {
+        let mut cli = Cli::command();
+        cli.build();
+        let relay = cli.find_subcommand("relay").unwrap();
+        let headed = relay
+            .get_arguments()
+            .filter(|argument| argument.get_help_heading() == Some("Relay"));
+        let headed: Vec<_> = headed.filter_map(clap::Arg::get_long).collect();
+        let own = [
+            "upstream",
+            "idle-timeout",
+            "pdu-timeout",
+            "connect-timeout",
+            "health-interval",
+            "proxy-to",
+        ];
+        assert_eq!(headed, own);
+    }
 }
