@@ -796,7 +796,7 @@ fn each_error_names_the_key_and_the_fix() {
     run --log /x --slack-webhook-url-file DIR/large
       --slack-webhook-url-file: cannot read large: it is larger than 4096 bytes; give a readable file
     run --log /x --slack-webhook-url https://u:S3CRET@host/x
-      --slack-webhook-url: must not hold a user name or password; write https://…
+      --slack-webhook-url: holds a user name or password; give the https://… address that Slack shows for the webhook
     run --log /x --slack-icon key
       --slack-icon: write an emoji code (:key:) or an https://… address of a picture
     run --log /x --ca-file /no/such/file
@@ -852,7 +852,7 @@ fn each_error_names_the_key_and_the_fix() {
     KMS_NOTIFIER_NODE_CIDR="10.10.0.0/16"
       KMS_NOTIFIER_NODE_CIDR: prefix 10.10.0.0/16 is in class cluster_node and in class internal_pod; leave it in one of them (internal_pod has it unless --pod-cidr is given)
     SLACK_WEBHOOK_URL="https://u:S3CRET@host/x"
-      SLACK_WEBHOOK_URL: must not hold a user name or password; write https://…
+      SLACK_WEBHOOK_URL: holds a user name or password; give the https://… address that Slack shows for the webhook
     both
       SLACK_WEBHOOK_URL: KMS_NOTIFIER_SLACK_WEBHOOK_URL_FILE is given too; give one
     "slack-timeot = 5"

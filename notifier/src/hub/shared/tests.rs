@@ -285,7 +285,7 @@ fn a_message_has_the_label_of_its_event() {
     let by_id = with(&|request| {
         (request.product, request.activation_id) = (None, Some(ENTERPRISE));
     });
-    assert_eq!(labels(by_id), ("Windows 10 Enterprise", "unknown"));
+    assert_eq!(labels(by_id), ("Windows 10/11 Enterprise", "unknown"));
     let relayed = with(&|request| (request.protected, request.product) = (true, None));
     assert_eq!(labels(relayed), ("protected", "unknown"));
     let mut nothing = strange.clone();
