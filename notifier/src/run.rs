@@ -247,6 +247,8 @@ async fn supervise(
     reload: &impl Fn() -> Result<Config, String>,
 ) -> io::Result<()> {
     let mut deadline: Option<Instant> = None;
+    // A hub that is held up takes it later, and only the newest of several.
+    let mut reread: Option<Box<Reload>> = None;
     loop {
         let last_call = async {
             match deadline {
@@ -267,10 +269,16 @@ async fn supervise(
                 }
                 return Ok(());
             }
+            room = to_hub.reserve(), if reread.is_some() => {
+                if let (Ok(room), Some(reload)) = (room, reread.take()) {
+                    room.send(Message::Reload(reload));
+                    tracing::info!("the configuration was read again");
+                }
+            }
             signal = signals.next() => match signal {
                 Asked::Reload => {
                     running.forward(rustix::process::Signal::HUP);
-                    reloaded(reload(), poster.as_ref(), to_hub).await;
+                    reread = reloaded(reload(), poster.as_ref()).or(reread);
                 }
                 Asked::Stop(signal) => {
                     if deadline.is_none() {
@@ -284,13 +292,12 @@ async fn supervise(
     }
 }
 
-/// Takes over what may change while running: classes, window, style, webhook, and
-/// after how long silence is told.
-async fn reloaded(
+/// Takes over what may change while running: the webhook here, and what is returned
+/// in the hub (classes, window, style, after how long silence is told).
+fn reloaded(
     config: Result<Config, String>,
     poster: Option<&watch::Sender<Arc<Poster>>>,
-    to_hub: &Sender<Message>,
-) {
+) -> Option<Box<Reload>> {
     let new = config.and_then(|config| {
         let style = style(&config.slack).map_err(|error| error.to_string())?;
         let webhook = self::poster(&config.slack).map_err(|error| error.to_string())?;
@@ -312,11 +319,12 @@ async fn reloaded(
                     "a webhook that comes or goes needs a restart; the rest is taken over"
                 ),
             }
-            if to_hub.send(Message::Reload(Box::new(reload))).await.is_ok() {
-                tracing::info!("the configuration was read again");
-            }
+            Some(Box::new(reload))
         }
-        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+        Err(error) => {
+            tracing::error!("the configuration stays as it was: {error}");
+            None
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use e2e::{
-    FakeSlack, LogWriter, Recording, Sidecar, Visit, json_lines, notifier, server_started,
+    FakeSlack, LogWriter, Recording, Sidecar, Visit, json_lines, notifier, poll, server_started,
     server_stopped,
 };
 use rustix::process::Signal;
@@ -368,4 +368,47 @@ fn a_server_that_does_not_end_is_killed_at_the_deadline() {
     let _ = sidecar.wait_for_lines(1);
     sidecar.terminate();
     assert_eq!(sidecar.wait().code(), Some(128 + 9), "{sidecar:?}");
+}
+
+/// A server that floods its log and says on standard error which signals came.
+const LOUD_SERVER: &str = r#"
+    trap 'echo hangup >&2' HUP
+    trap 'echo term >&2; kill $!; exit 5' TERM
+    cat "$LOG" &
+    while :; do wait $!; done
+"#;
+
+/// Whoever reads the events hangs: nothing else is held up by it, least of all the end.
+#[test]
+fn signals_count_while_the_output_is_not_read() {
+    let probe = |port| {
+        Visit {
+            port,
+            ..Visit::from("10.10.0.1")
+        }
+        .probe()
+    };
+    let log = (1..50_000).map(probe).collect::<String>();
+    let (_dir, mut command) = with_child(LOUD_SERVER, &log);
+    let (unread, writer) = std::io::pipe().unwrap();
+    let mut sidecar = Sidecar::spawn_into(&mut command, writer);
+    // Counted before they are printed, and more of them than the pipe holds.
+    let probes = "kms_connection_probes_total{source=\"internal_pod\"}";
+    sidecar.wait_for_sample(probes, |n| n > 0.0);
+    // More than the hub's inbox has room for.
+    for times in 1..=8 {
+        sidecar.signal(Signal::HUP);
+        let told = || {
+            let stderr = sidecar.stderr();
+            let hangups = stderr.iter().filter(|line| *line == "hangup").count();
+            (hangups >= times).then_some(())
+        };
+        poll(told).unwrap_or_else(|| panic!("SIGHUP {times} did not arrive; {sidecar:?}"));
+    }
+    sidecar.terminate();
+    sidecar.wait_for_log(|line| line == "term");
+    // What cannot be printed is given up at the deadline.
+    sidecar.wait_for_log(|line| line.contains("stopped at the deadline"));
+    assert_eq!(sidecar.wait().code(), Some(5), "{sidecar:?}");
+    drop(unread);
 }
