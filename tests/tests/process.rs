@@ -412,3 +412,55 @@ fn signals_count_while_the_output_is_not_read() {
     assert_eq!(sidecar.wait().code(), Some(5), "{sidecar:?}");
     drop(unread);
 }
+
+/// A container runtime that hangs reads neither output.
+#[test]
+fn a_log_of_its_own_that_is_not_read_holds_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("stderr");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut log = LogWriter::open(dir.path().join("log"));
+    let notifier = notifier();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec \"$@\" 2>\"$FIFO\"", "-"])
+        .arg(notifier.get_program())
+        .args(["run", "--from", "start", "--log"])
+        .arg(log.path())
+        .env("FIFO", &fifo)
+        .env("METRICS_PORT", "0");
+    let mut sidecar = Sidecar::spawn(&mut command);
+    let unread = File::open(&fifo).unwrap();
+    let address = BufReader::new(&unread)
+        .lines()
+        .find_map(|line| {
+            let line = line.unwrap();
+            let (_, address) = line.split_once("serving metrics address=")?;
+            Some(address.replace("[::]", "127.0.0.1"))
+        })
+        .expect("the log says where metrics are");
+
+    let full = File::options().write(true).open(&fifo).unwrap();
+    let mut filler = Command::new("yes").stdout(full).spawn().unwrap();
+    let is_full = || rustix::io::ioctl_fionread(&unread).is_ok_and(|bytes| bytes > 60 * 1024);
+    poll(|| is_full().then_some(())).expect("a pipe is full some time");
+
+    // Each of these has something to say in the log: the main thread and the hub's.
+    sidecar.signal(Signal::HUP);
+    log.bytes(server_started() + &Visit::from("10.10.0.1").activation());
+    let _ = sidecar.wait_for_lines(2);
+    log.bytes(Visit::from("10.10.0.2").activation());
+    let _ = sidecar.wait_for_lines(3);
+    let health = ureq::get(format!("http://{address}/healthz")).call();
+    assert_eq!(health.unwrap().status(), 200);
+    sidecar.terminate();
+    assert!(sidecar.wait().success(), "{sidecar:?}");
+    filler.kill().unwrap();
+    filler.wait().unwrap();
+}
