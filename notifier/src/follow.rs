@@ -1,15 +1,16 @@
 //! The thread of one log: waits for bytes, reads them into events, hands those on.
 
+mod outlet;
+
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tokio::sync::mpsc::Sender;
 
+pub use self::outlet::Outlet;
 use crate::assembler::Counters;
 use crate::event::Event;
-use crate::hub::Message;
 use crate::policy::known::MAX_EVENTS;
 use crate::reader::{Reader, Traffic};
 use crate::saved::SavedLog;
@@ -32,6 +33,15 @@ const POSITION_EVERY: Duration = Duration::from_secs(1);
 const POSITION_EVENTS: usize = 32_768;
 const _: () = assert!(2 * POSITION_EVENTS <= MAX_EVENTS);
 
+/// What a log tells the hub.
+#[derive(Debug)]
+pub enum News {
+    /// It brought something.
+    Batch(Box<Batch>),
+    /// The log of this name ended; nothing more comes from it.
+    Ended(Arc<str>),
+}
+
 /// What one log brought since its last batch.
 #[derive(Debug)]
 pub struct Batch {
@@ -48,12 +58,6 @@ pub struct Batch {
     pub traffic: Traffic,
     /// Bytes read.
     pub bytes: u64,
-    /// Bytes that are there and not read yet.
-    pub lag: u64,
-    /// When the last line was read; `None` if this batch has none.
-    pub read_at: Option<Timestamp>,
-    /// How the log is doing.
-    pub state: LogState,
     /// Where the log stands after these events, if that is to be stored now: a
     /// [`SavedLog`].
     pub position: Option<Vec<u8>>,
@@ -110,6 +114,15 @@ impl Source {
         }
     }
 
+    /// How many bytes are not read, as the file system has it now; a stream does
+    /// not tell.
+    fn look(&self) -> Option<u64> {
+        match self {
+            Self::File(tail) => Some(tail.look_behind()),
+            Self::Stdin(_) | Self::Child(..) => None,
+        }
+    }
+
     fn is_child(&self) -> bool {
         matches!(self, Self::Child(..))
     }
@@ -117,11 +130,10 @@ impl Source {
 
 /// One log, ready to be followed on a thread of its own.
 pub struct Follower {
-    log: Arc<str>,
+    outlet: Outlet,
     source: Source,
     wake: Wake,
     reader: Reader,
-    hub: Sender<Message>,
     /// Events of earlier batches, and how the hub gives them back.
     returned: mpsc::Receiver<Vec<Event>>,
     spent: mpsc::Sender<Vec<Event>>,
@@ -153,20 +165,13 @@ impl Positions {
 impl Follower {
     /// `wake` is what the source's wakers wake.
     #[must_use]
-    pub fn new(
-        log: Arc<str>,
-        source: Source,
-        wake: Wake,
-        reader: Reader,
-        hub: Sender<Message>,
-    ) -> Self {
+    pub fn new(outlet: Outlet, source: Source, wake: Wake, reader: Reader) -> Self {
         let (spent, returned) = mpsc::channel();
         Self {
-            log,
+            outlet,
             source,
             wake,
             reader,
-            hub,
             returned,
             spent,
             ends: Vec::new(),
@@ -195,19 +200,17 @@ impl Follower {
     pub fn run(mut self) {
         let mut backoff = Backoff::default();
         let mut last_line = Instant::now_here();
-        let mut state = LogState::Waiting;
         let mut progress = self.step(Woken::TimedOut, &mut last_line);
         loop {
-            let next = self.state(&progress);
-            if !self.hand_over(&progress, next, next != state, false) {
+            self.outlet.show(state(&progress), progress.lag);
+            if !self.hand_over(&progress, false) {
                 return;
             }
-            state = next;
             if progress.ended {
                 break;
             }
             if let Some(error) = self.wake.watch_error() {
-                tracing::warn!(log = %self.log, "no notifications from the kernel, polling instead: {error}");
+                tracing::warn!(log = %self.outlet.log(), "no notifications from the kernel, polling instead: {error}");
             }
             let woken = if progress.at_end {
                 let mut wait = backoff.after(&progress);
@@ -232,10 +235,12 @@ impl Follower {
         } else {
             self.reader.finish(self.source.is_child());
         }
-        self.hand_over(&progress, LogState::Ended, true, true);
+        self.outlet.show(LogState::Ended, progress.lag);
+        self.hand_over(&progress, true);
         self.ends.iter().for_each(Waker::stop);
         // The hub counts the logs that are left; it is gone only after the last.
-        let _ = self.hub.blocking_send(Message::LogEnded(self.log));
+        let ended = News::Ended(Arc::clone(self.outlet.log()));
+        self.outlet.send(ended, || None);
     }
 
     fn step(&mut self, woken: Woken, last_line: &mut Instant) -> Progress {
@@ -246,25 +251,6 @@ impl Follower {
             *last_line = now;
         }
         progress
-    }
-
-    fn state(&self, progress: &Progress) -> LogState {
-        match progress {
-            Progress { ended: true, .. } => LogState::Ended,
-            Progress {
-                unreadable: true, ..
-            } => LogState::Unreadable,
-            Progress {
-                waiting_for_file: true,
-                ..
-            } => LogState::Waiting,
-            Progress {
-                at_end: false,
-                read: 0,
-                ..
-            } => LogState::Stalled,
-            _ => LogState::Ready,
-        }
     }
 
     /// Where the log stands after so many more events, if that is to be stored now.
@@ -292,39 +278,48 @@ impl Follower {
 
     /// Sends what there is, if there is anything; the last batch has a position in any
     /// case. Says whether the hub lives.
-    fn hand_over(
-        &mut self,
-        progress: &Progress,
-        state: LogState,
-        changed: bool,
-        last: bool,
-    ) -> bool {
+    fn hand_over(&mut self, progress: &Progress, last: bool) -> bool {
         let traffic = self.reader.take_traffic();
         let mut empty = self.returned.try_iter().last().unwrap_or_default();
         empty.clear();
         let events = std::mem::replace(self.reader.events(), empty);
         let position = self.position(events.len(), last);
         let nothing = progress.read == 0 && events.is_empty() && traffic == Traffic::default();
-        if nothing && !changed && position.is_none() {
+        if nothing && position.is_none() {
             return true;
         }
+        if traffic.lines > 0 {
+            self.outlet.show_line();
+        }
         let batch = Batch {
-            log: Arc::clone(&self.log),
+            log: Arc::clone(self.outlet.log()),
             events,
             spent: self.spent.clone(),
             counters: self.reader.take_counters(),
             traffic,
             bytes: progress.read,
-            lag: progress.lag,
-            read_at: (traffic.lines > 0).then(wall_clock),
-            state,
             position,
             read_again: self.positions.is_some(),
             dropped_requests: std::mem::take(&mut self.dropped_requests),
         };
-        self.hub
-            .blocking_send(Message::Batch(Box::new(batch)))
-            .is_ok()
+        let source = &self.source;
+        self.outlet
+            .send(News::Batch(Box::new(batch)), || source.look())
+    }
+}
+
+/// How a log is doing that is read. That it is not read, [`Outlet::send`] says.
+fn state(progress: &Progress) -> LogState {
+    match progress {
+        Progress { ended: true, .. } => LogState::Ended,
+        Progress {
+            unreadable: true, ..
+        } => LogState::Unreadable,
+        Progress {
+            waiting_for_file: true,
+            ..
+        } => LogState::Waiting,
+        _ => LogState::Ready,
     }
 }
 

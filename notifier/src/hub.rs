@@ -2,7 +2,9 @@
 //!
 //! One task owns the policy, so nothing here is shared or locked. It never waits
 //! for Slack: a message that is due is handed to the poster, and what became of
-//! it comes back as one more message.
+//! it comes back as one more message. Nor does it wait for whoever reads standard
+//! output: the [`Printer`] does, and while it is busy nothing is taken from the logs
+//! and all else goes on.
 //!
 //! With a state, what was decided is on the disk before a message about it
 //! leaves, and what became of that message before the next one does: a kill
@@ -13,9 +15,11 @@
 //! With a shared dedup store, a message leaves only after the store or its
 //! silence allowed it ([`Shared`]).
 
+mod batches;
+mod printer;
 mod shared;
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,22 +28,20 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub use self::printer::Printer;
 pub use self::shared::Shared;
 use crate::dedup_store::{Answer, StoreError};
-use crate::event::{Event, Kind};
-use crate::follow::Batch;
-use crate::line::Class;
+use crate::event::Event;
+use crate::follow::News;
 use crate::policy::watches::Watches;
 use crate::policy::{
     Alert, Body, Counters, Delivery, DeliveryId, Outcome, Policy, Settings, Settled,
 };
-use crate::sink::http::Readiness;
 use crate::sink::metrics::{Evicted, Metrics, Outcome as Told, Sink};
 use crate::sink::page::Recent;
 use crate::sink::slack::{Posted, Style, render};
 use crate::sink::state::control::{self, Reply, Request};
 use crate::sink::state::{Saved, Store};
-use crate::sink::stdout;
 
 /// How long what waits may still be told once everything else has stopped.
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -47,13 +49,13 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 /// Most messages between two looks at what is due.
 const BURST: usize = 64;
 
-/// What the hub is told.
+/// So long at most, what a busy stream brought waits to be saved: every save is one
+/// `fsync`.
+const STREAM_SAVE: Duration = Duration::from_millis(100);
+
+/// What the hub is told, beside [`News`].
 #[derive(Debug)]
 pub enum Message {
-    /// A log brought something.
-    Batch(Box<Batch>),
-    /// The log of this name ended; nothing more comes from it.
-    LogEnded(Arc<str>),
     /// A delivery came to something.
     Posted(DeliveryId, Posted, Duration),
     /// The configuration was read again.
@@ -96,17 +98,15 @@ pub enum Deliveries {
 }
 
 /// The hub's parts.
-pub struct Hub<W> {
+pub struct Hub {
     /// Decides.
     pub policy: Policy,
     /// Where events are printed.
-    pub out: W,
+    pub printer: Printer,
     /// Where everything is counted.
     pub metrics: Metrics,
     /// What the status page remembers, if there is one.
     pub recent: Option<Recent>,
-    /// How the logs are doing, for `/readyz`.
-    pub readiness: Readiness,
     /// Where messages go.
     pub deliveries: Deliveries,
     /// How they look.
@@ -121,29 +121,35 @@ pub struct Hub<W> {
     pub shared: Option<Shared>,
     /// Whether something happened that is to be saved now.
     pub unsaved: bool,
+    /// Since when there is something unsaved that came from a stream.
+    pub stream_unsaved: Option<std::time::Instant>,
 }
 
-impl<W: Write> Hub<W> {
-    /// Runs until every log has ended and what waited was told, or for
-    /// [`DRAIN`] after that.
+impl Hub {
+    /// Runs until every log has ended, what they brought was printed, and what waited
+    /// was told, or for [`DRAIN`] after that.
     ///
     /// # Errors
     /// The reader of standard output is gone (broken pipe).
-    pub async fn run(mut self, inbox: Receiver<Message>) -> io::Result<()> {
+    pub async fn run(mut self, inbox: Receiver<Message>, logs: Receiver<News>) -> io::Result<()> {
         self.count_set_aside(0);
         for log in self.watches.silent() {
             self.metrics.log(log).set_silent(true);
         }
-        self.follow(inbox).await?;
+        self.follow(inbox, logs).await?;
         self.save();
         Ok(())
     }
 
-    async fn follow(&mut self, mut inbox: Receiver<Message>) -> io::Result<()> {
+    async fn follow(
+        &mut self,
+        mut inbox: Receiver<Message>,
+        mut logs: Receiver<News>,
+    ) -> io::Result<()> {
         let mut deadline = None;
         let mut counted = Counters::default();
         loop {
-            if self.unsaved || self.until_retry() == Some(Duration::ZERO) {
+            if self.unsaved || self.is_stream_due() || self.until_retry() == Some(Duration::ZERO) {
                 self.save();
             }
             self.watch();
@@ -163,8 +169,15 @@ impl<W: Write> Hub<W> {
             tokio::select! {
                 biased;
                 message = inbox.recv() => match message {
-                    Some(message) => self.handle(message)?,
+                    Some(message) => self.handle(message),
                     None => return Ok(()),
+                },
+                printed = self.printer.printed(), if self.printer.is_busy() => {
+                    self.printed(*printed?);
+                }
+                news = logs.recv(), if !self.printer.is_busy() && self.logs > 0 => match news {
+                    Some(news) => self.take(news),
+                    None => return Err(io::Error::other("a log's thread is gone")),
                 },
                 () = sleep_until(deadline) => {
                     let unsent = self.policy.unsent_events();
@@ -178,21 +191,21 @@ impl<W: Write> Hub<W> {
                 () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {}
             }
             for _ in 0..BURST {
-                match inbox.try_recv() {
-                    Ok(message) => self.handle(message)?,
-                    Err(_) => break,
+                if let Ok(message) = inbox.try_recv() {
+                    self.handle(message);
+                } else if !self.printer.is_busy()
+                    && let Ok(news) = logs.try_recv()
+                {
+                    self.take(news);
+                } else {
+                    break;
                 }
             }
         }
     }
 
-    fn handle(&mut self, message: Message) -> io::Result<()> {
+    fn handle(&mut self, message: Message) {
         match message {
-            Message::Batch(batch) => self.batch(*batch)?,
-            Message::LogEnded(log) => {
-                self.logs = self.logs.saturating_sub(1);
-                self.watches.handle_end(&log);
-            }
             Message::Posted(id, posted, took) => {
                 self.metrics.notification_took(took);
                 self.settled(id, &posted);
@@ -224,11 +237,13 @@ impl<W: Write> Hub<W> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Tells what is to be said of the logs themselves.
     fn watch(&mut self) {
+        if self.printer.is_held_up() {
+            self.watches.handle_pause(now());
+        }
         while let Some(watched) = self.watches.poll(now()) {
             tracing::warn!("{}: {}", watched.alert.title, watched.alert.text);
             if let Some(silent) = watched.silent {
@@ -250,6 +265,7 @@ impl<W: Write> Hub<W> {
     /// Writes what changed since the last save.
     fn save(&mut self) {
         self.unsaved = false;
+        self.stream_unsaved = None;
         let Some(store) = &mut self.store else { return };
         let begun = Instant::now();
         let before = store.set_aside_count();
@@ -274,74 +290,6 @@ impl<W: Write> Hub<W> {
                     .into(),
             });
         }
-    }
-
-    fn batch(&mut self, mut batch: Batch) -> io::Result<()> {
-        let now = now();
-        let log = self.metrics.log(&batch.log);
-        for event in &mut batch.events {
-            self.policy.handle_event(event, now);
-        }
-        let products = self.metrics.observe(&batch.events);
-        if let Some(recent) = &self.recent {
-            recent.observe(&batch.events, &products, now);
-        }
-        let (mut all, mut unrecognised) = (0, 0);
-        for (class, lines) in Class::ALL.iter().zip(batch.counters.lines) {
-            log.lines(class.as_str(), lines);
-            all += lines;
-            unrecognised += if *class == Class::Unrecognised {
-                lines
-            } else {
-                0
-            };
-        }
-        let is_start = |event: &Event| event.kind == Kind::ServerStarted && !event.suspect;
-        let started = batch.events.iter().any(is_start);
-        self.watches
-            .handle_lines(&batch.log, started, all, unrecognised, now);
-        log.suspect_lines(batch.counters.suspect);
-        log.bytes(batch.bytes);
-        log.set_lag(batch.lag);
-        if let Some(at) = batch.read_at {
-            log.last_line(at);
-        }
-        for (kind, times) in [
-            (crate::source::Rotation::Rename, batch.traffic.renames),
-            (crate::source::Rotation::Truncate, batch.traffic.truncations),
-        ] {
-            for _ in 0..times {
-                log.rotation(kind);
-            }
-        }
-        log.gaps(batch.traffic.gaps);
-        log.lost(batch.traffic.lost);
-        self.metrics.evicted(Evicted::CutLine, batch.traffic.cut);
-        self.metrics
-            .evicted(Evicted::Connection, batch.counters.evicted_connections);
-        self.metrics
-            .evicted(Evicted::Block, batch.counters.evicted_blocks);
-        self.metrics
-            .evicted(Evicted::WaitingEvent, batch.counters.evicted_requests);
-        self.metrics
-            .evicted(Evicted::StoredRequest, batch.dropped_requests);
-        self.readiness.set(&batch.log, batch.state);
-        // Whoever sees an event finds it counted, and a position behind an event
-        // is stored only after that was printed.
-        stdout::print(&mut self.out, &batch.events)?;
-        if batch.position.is_some() {
-            self.keep_watch(&batch.log);
-        }
-        if let (Some(position), Some(store)) = (batch.position, &mut self.store) {
-            self.policy.handle_position(&batch.log);
-            store.handle_log(batch.log, position);
-            self.unsaved = true;
-        }
-        // The log may have ended.
-        let _ = batch.spent.send(batch.events);
-        // A stream cannot be read again.
-        self.unsaved |= !batch.read_again && self.store.is_some() && self.policy.has_changed();
-        Ok(())
     }
 
     /// Hands over every message that is due now.
@@ -459,7 +407,19 @@ impl<W: Write> Hub<W> {
             .chain(watched)
             .chain(shared.map(|due| due.saturating_duration_since(monotonic())))
             .chain(self.until_retry())
+            .chain(self.until_stream_save())
             .min()
+    }
+
+    fn until_stream_save(&self) -> Option<Duration> {
+        let due = self.stream_unsaved? + STREAM_SAVE;
+        Some(due.saturating_duration_since(monotonic()))
+    }
+
+    /// A stream that pauses is saved at once.
+    fn is_stream_due(&self) -> bool {
+        let until = self.until_stream_save();
+        until.is_some_and(|until| until.is_zero() || !self.printer.is_busy())
     }
 
     fn until_retry(&self) -> Option<Duration> {

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use notifier::config::{self, Command, Config, ConfigError, Stop};
+use notifier::own_log::{self, OwnLog};
 use notifier::replay::ReplayError;
-use notifier::{explain, own_log, replay, run};
+use notifier::{explain, replay, run};
 
 /// Wrong arguments or configuration; nothing was started.
 const USAGE: u8 = ConfigError::EXIT_CODE;
@@ -31,12 +32,24 @@ fn main() -> ExitCode {
         Command::Explain(explain) => &explain.reading,
         Command::DeadLetters(what) => &what.reading,
     };
-    own_log::start(reading.log_format, reading.log_level);
+    let (format, level) = (reading.log_format, reading.log_level);
+    // What runs for months must not stop where nobody reads its log; what ends by
+    // itself must have said all it had to say.
+    let log = match loaded.command {
+        Command::Run(_) => match own_log::start_apart(format, level) {
+            Ok(log) => Some(log),
+            Err(error) => return fail(1, &error),
+        },
+        _ => {
+            own_log::start(format, level);
+            None
+        }
+    };
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     match loaded.command {
-        Command::Run(config) => follow(*config),
+        Command::Run(config) => follow(*config, log),
         Command::TestNotify(config) => test_notify(&config),
         Command::CheckConfig(_) => print(|out| write!(out, "{}", loaded.effective)),
         Command::Replay(what) => finish(replay::replay(&what, &mut stdout())),
@@ -57,7 +70,7 @@ fn load() -> Result<config::Loaded, Stop> {
     config::load(std::env::args_os(), &|name: &str| std::env::var_os(name))
 }
 
-fn follow(config: Config) -> ExitCode {
+fn follow(config: Config, log: Option<OwnLog>) -> ExitCode {
     let reload = || match load() {
         Ok(loaded) => match loaded.command {
             Command::Run(config) => Ok(*config),
@@ -66,7 +79,12 @@ fn follow(config: Config) -> ExitCode {
         Err(stop @ (Stop::Config(_) | Stop::Generate(_))) => Err(stop.to_string()),
         Err(Stop::Help(_)) => Err("the command line asks for help".to_owned()),
     };
-    match block_on(run::run(config, reload)) {
+    let result = block_on(run::run(config, reload));
+    // First what it said, then why it ends.
+    if let Some(log) = log {
+        log.finish();
+    }
+    match result {
         Ok(Ok(code)) => code,
         Ok(Err(error @ run::RunError::Config(_))) => fail(USAGE, &error),
         Ok(Err(error)) => fail(1, &error),

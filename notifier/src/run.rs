@@ -1,8 +1,9 @@
 //! The sidecar: wires sources, hub and sinks together, and stops them in order.
 //!
 //! Threads: one for each log (and one more for a stream that is read), one for
-//! the hub, and the caller's, which serves HTTP, posts and waits for signals. No
-//! thread waits for one that comes later on the way, except a log's for the hub.
+//! the hub, one for standard output, and the caller's, which serves HTTP, posts and
+//! waits for signals. No thread waits for one that comes later on the way, except a
+//! log's for the hub.
 
 mod kept;
 mod shared;
@@ -21,8 +22,8 @@ use tokio::time::Instant;
 use crate::config::{
     Config, ConfigError, FirstRun, Input, InputFormat, Log, Reading, Slack, StartFrom,
 };
-use crate::follow::{Follower, Source};
-use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, Reload, product_label};
+use crate::follow::{Follower, News, Outlet, Source};
+use crate::hub::{DRAIN, Deliveries, Hub, Message, Post, Printer, Reload, product_label};
 use crate::line::Class;
 use crate::policy::Settings;
 use crate::policy::watches::Watches;
@@ -40,9 +41,9 @@ use kept::Kept;
 
 pub use kept::dead_letters;
 
-/// Batches on their way to the hub at most. A log whose batch does not fit waits. One
-/// holds the events of up to 256 KiB of log, less than 1 MiB of memory; with several,
-/// neither side waits for the other to be given a core.
+/// Batches on their way to the hub at most, and as many other messages. A log whose
+/// batch does not fit waits. One holds the events of up to 256 KiB of log, less than
+/// 1 MiB of memory; with several, neither side waits for the other to be given a core.
 const INBOX: usize = 4;
 
 /// How long the program waits beyond [`DRAIN`] for its own threads.
@@ -161,12 +162,6 @@ pub async fn run(
         .map(|log| Arc::clone(&log.name))
         .collect();
     let mut kept = Kept::open(config.state.as_ref(), &settings, &names)?;
-    let (to_hub, inbox) = channel(INBOX);
-    let logs = Logs::open(&config, &mut kept, &to_hub)?;
-    if kept.store.is_none() {
-        tracing::info!("no --state: positions and unsent messages end with the program");
-    }
-    tracing::info!(%address, "serving metrics");
     let metrics = Metrics::new(Setup {
         logs: &names,
         sources: settings.classes.names(),
@@ -176,10 +171,23 @@ pub async fn run(
         revision: option_env!("KMS_NOTIFIER_REVISION").unwrap_or("unknown"),
     });
     let readiness = Readiness::new(&names);
+    let (to_hub, inbox) = channel(INBOX);
+    let (from_logs, news) = channel(INBOX);
+    let outlet = |log: &Arc<str>| {
+        let hub = from_logs.clone();
+        Outlet::new(Arc::clone(log), hub, readiness.clone(), metrics.log(log))
+            .map_err(system("a log's runtime"))
+    };
+    let logs = Logs::open(&config, &mut kept, outlet)?;
+    drop(from_logs);
+    if kept.store.is_none() {
+        tracing::info!("no --state: positions and unsent messages end with the program");
+    }
+    tracing::info!(%address, "serving metrics");
     let recent = config.page.then(|| Recent::new(now()));
     let state = http::State {
         metrics: metrics.clone(),
-        readiness: readiness.clone(),
+        readiness,
         page: recent.clone().map(Page::new),
     };
     let (stop_http, stopped) = oneshot::channel::<()>();
@@ -207,12 +215,12 @@ pub async fn run(
     let shared = shared::share(&config, &mut kept.policy, &to_hub)?;
     let mut watches = Watches::new(&names, config.silence_after, now());
     watches.restore(kept.watches, config.silence_after, now());
+    let printer = Printer::start(io::BufWriter::with_capacity(64 * 1024, io::stdout()));
     let hub = Hub {
         policy: kept.policy,
-        out: io::BufWriter::with_capacity(64 * 1024, io::stdout()),
+        printer: printer.map_err(system("a thread for standard output"))?,
         metrics,
         recent,
-        readiness,
         deliveries,
         style,
         logs: names.len(),
@@ -220,9 +228,10 @@ pub async fn run(
         store: kept.store,
         // Its name is to be on the disk before it claims anything.
         unsaved: shared.is_some(),
+        stream_unsaved: None,
         shared,
     };
-    let hub = spawn_hub(hub, inbox).map_err(system("the hub's thread"))?;
+    let hub = spawn_hub(hub, inbox, news).map_err(system("the hub's thread"))?;
     let running = logs.start().map_err(system("a log's thread"))?;
 
     let outcome = supervise(&running, &mut signals, hub, poster, &to_hub, &reload).await;
@@ -250,6 +259,8 @@ async fn supervise(
     reload: &impl Fn() -> Result<Config, String>,
 ) -> io::Result<()> {
     let mut deadline: Option<Instant> = None;
+    // A hub that is held up takes it later, and only the newest of several.
+    let mut reread: Option<Box<Reload>> = None;
     loop {
         let last_call = async {
             match deadline {
@@ -270,10 +281,16 @@ async fn supervise(
                 }
                 return Ok(());
             }
+            room = to_hub.reserve(), if reread.is_some() => {
+                if let (Ok(room), Some(reload)) = (room, reread.take()) {
+                    room.send(Message::Reload(reload));
+                    tracing::info!("the configuration was read again");
+                }
+            }
             signal = signals.next() => match signal {
                 Asked::Reload => {
                     running.forward(rustix::process::Signal::HUP);
-                    reloaded(reload(), poster.as_ref(), to_hub).await;
+                    reread = reloaded(reload(), poster.as_ref()).or(reread);
                 }
                 Asked::Stop(signal) => {
                     if deadline.is_none() {
@@ -287,13 +304,12 @@ async fn supervise(
     }
 }
 
-/// Takes over what may change while running: classes, window, style, webhook, and
-/// after how long silence is told.
-async fn reloaded(
+/// Takes over what may change while running: the webhook here, and what is returned
+/// in the hub (classes, window, style, after how long silence is told).
+fn reloaded(
     config: Result<Config, String>,
     poster: Option<&watch::Sender<Arc<Poster>>>,
-    to_hub: &Sender<Message>,
-) {
+) -> Option<Box<Reload>> {
     let new = config.and_then(|config| {
         let style = style(&config.slack);
         let webhook = self::poster(&config.slack).map_err(|error| error.to_string())?;
@@ -315,11 +331,12 @@ async fn reloaded(
                     "a webhook that comes or goes needs a restart; the rest is taken over"
                 ),
             }
-            if to_hub.send(Message::Reload(Box::new(reload))).await.is_ok() {
-                tracing::info!("the configuration was read again");
-            }
+            Some(Box::new(reload))
         }
-        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+        Err(error) => {
+            tracing::error!("the configuration stays as it was: {error}");
+            None
+        }
     }
 }
 
@@ -344,11 +361,12 @@ async fn post(
     }
 }
 
-/// The hub on a thread of its own, where a full pipe on standard output holds
-/// back the logs and nothing else.
-fn spawn_hub<W: io::Write + Send + 'static>(
-    hub: Hub<W>,
+/// The hub on a thread of its own, where saving the state holds up nothing that is
+/// asked from outside.
+fn spawn_hub(
+    hub: Hub,
     inbox: Receiver<Message>,
+    news: Receiver<News>,
 ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -358,7 +376,7 @@ fn spawn_hub<W: io::Write + Send + 'static>(
         .name("hub".into())
         .spawn(move || {
             // Nobody waits for the end any more if the deadline is over.
-            let _ = ended.send(runtime.block_on(hub.run(inbox)));
+            let _ = ended.send(runtime.block_on(hub.run(inbox, news)));
         })?;
     Ok(end)
 }
@@ -371,7 +389,11 @@ struct Logs {
 }
 
 impl Logs {
-    fn open(config: &Config, kept: &mut Kept, hub: &Sender<Message>) -> Result<Self, RunError> {
+    fn open(
+        config: &Config,
+        kept: &mut Kept,
+        outlet: impl Fn(&Arc<str>) -> Result<Outlet, RunError>,
+    ) -> Result<Self, RunError> {
         let mut logs = Self {
             followers: Vec::new(),
             wakers: Vec::new(),
@@ -383,6 +405,7 @@ impl Logs {
             .iter()
             .partition(|log| matches!(log.input, Input::Child(..)));
         for log in others.into_iter().chain(children) {
+            let outlet = outlet(&log.name)?;
             let mut wake = Wake::new();
             let waker = wake.waker();
             let saved = kept.logs.remove(&*log.name);
@@ -433,8 +456,7 @@ impl Logs {
                 config.reading.max_line,
             );
             let dropped = saved.map_or(0, |saved| reader.restore(&saved.unfinished));
-            let mut follower =
-                Follower::new(Arc::clone(&log.name), source, wake, reader, hub.clone());
+            let mut follower = Follower::new(outlet, source, wake, reader);
             if kept.store.is_some() {
                 follower.keep_positions(dropped);
                 if matches!(log.input, Input::File(_)) {

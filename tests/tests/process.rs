@@ -6,11 +6,11 @@
 )]
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Command, Stdio};
 
 use e2e::{
-    FakeSlack, LogWriter, Recording, Sidecar, Visit, json_lines, notifier, server_started,
+    FakeSlack, LogWriter, Recording, Sidecar, Visit, json_lines, notifier, poll, server_started,
     server_stopped,
 };
 use rustix::process::Signal;
@@ -248,13 +248,7 @@ fn an_output_that_is_not_read_does_not_stop_metrics() {
     let (unread, writer) = std::io::pipe().unwrap();
     // The pipe's own buffer is small; some thousand events are more than enough.
     for port in 1..5000 {
-        log.bytes(
-            Visit {
-                port,
-                ..Visit::from("10.10.0.1")
-            }
-            .probe(),
-        );
+        log.bytes(probe(port));
     }
     let sidecar = Sidecar::spawn_into(&mut command, writer);
     let probes = "kms_connection_probes_total{source=\"internal_pod\"}";
@@ -368,4 +362,201 @@ fn a_server_that_does_not_end_is_killed_at_the_deadline() {
     let _ = sidecar.wait_for_lines(1);
     sidecar.terminate();
     assert_eq!(sidecar.wait().code(), Some(128 + 9), "{sidecar:?}");
+}
+
+/// A server that floods its log and says on standard error which signals came.
+const LOUD_SERVER: &str = r#"
+    trap 'echo hangup >&2' HUP
+    trap 'echo term >&2; kill $!; exit 5' TERM
+    cat "$LOG" &
+    while :; do wait $!; done
+"#;
+
+/// Whoever reads the events hangs: nothing else is held up by it, least of all the end.
+#[test]
+fn signals_count_while_the_output_is_not_read() {
+    let log = (1..50_000).map(probe).collect::<String>();
+    let (_dir, mut command) = with_child(LOUD_SERVER, &log);
+    let (unread, writer) = std::io::pipe().unwrap();
+    let mut sidecar = Sidecar::spawn_into(&mut command, writer);
+    // Counted before they are printed, and more of them than the pipe holds.
+    let probes = "kms_connection_probes_total{source=\"internal_pod\"}";
+    sidecar.wait_for_sample(probes, |n| n > 0.0);
+    // More than the hub's inbox has room for.
+    for times in 1..=8 {
+        sidecar.signal(Signal::HUP);
+        let told = || {
+            let stderr = sidecar.stderr();
+            let hangups = stderr.iter().filter(|line| *line == "hangup").count();
+            (hangups >= times).then_some(())
+        };
+        poll(told).unwrap_or_else(|| panic!("SIGHUP {times} did not arrive; {sidecar:?}"));
+    }
+    sidecar.terminate();
+    sidecar.wait_for_log(|line| line == "term");
+    // What cannot be printed is given up at the deadline.
+    sidecar.wait_for_log(|line| line.contains("stopped at the deadline"));
+    assert_eq!(sidecar.wait().code(), Some(5), "{sidecar:?}");
+    drop(unread);
+}
+
+/// A container runtime that hangs reads neither output.
+#[test]
+fn a_log_of_its_own_that_is_not_read_holds_nothing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("stderr");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut log = LogWriter::open(dir.path().join("log"));
+    let notifier = notifier();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "exec \"$@\" 2>\"$FIFO\"", "-"])
+        .arg(notifier.get_program())
+        .args(["run", "--from", "start", "--log"])
+        .arg(log.path())
+        .env("FIFO", &fifo)
+        .env("METRICS_PORT", "0");
+    let mut sidecar = Sidecar::spawn(&mut command);
+    let unread = File::open(&fifo).unwrap();
+    let address = BufReader::new(&unread)
+        .lines()
+        .find_map(|line| {
+            let line = line.unwrap();
+            let (_, address) = line.split_once("serving metrics address=")?;
+            Some(address.replace("[::]", "127.0.0.1"))
+        })
+        .expect("the log says where metrics are");
+
+    let full = File::options().write(true).open(&fifo).unwrap();
+    let mut filler = Command::new("yes").stdout(full).spawn().unwrap();
+    let is_full = || rustix::io::ioctl_fionread(&unread).is_ok_and(|bytes| bytes > 60 * 1024);
+    poll(|| is_full().then_some(())).expect("a pipe is full some time");
+
+    // Each of these has something to say in the log: the main thread and the hub's.
+    sidecar.signal(Signal::HUP);
+    log.bytes(server_started() + &Visit::from("10.10.0.1").activation());
+    let _ = sidecar.wait_for_lines(2);
+    log.bytes(Visit::from("10.10.0.2").activation());
+    let _ = sidecar.wait_for_lines(3);
+    let health = ureq::get(format!("http://{address}/healthz")).call();
+    assert_eq!(health.unwrap().status(), 200);
+    sidecar.terminate();
+    assert!(sidecar.wait().success(), "{sidecar:?}");
+    filler.kill().unwrap();
+    filler.wait().unwrap();
+}
+
+/// One of the probes that fill a pipe.
+fn probe(port: u16) -> String {
+    let visit = Visit::from("10.10.0.1");
+    Visit { port, ..visit }.probe()
+}
+
+/// The ports of the probes among these lines.
+fn probed(lines: impl Iterator<Item = String>) -> Vec<u16> {
+    let events = lines.map(|line| serde_json::from_str::<Value>(&line).expect("a whole line"));
+    events
+        .filter(|event| event["kind"] == "probe")
+        .filter_map(|event| u16::try_from(event["port"].as_u64()?).ok())
+        .collect()
+}
+
+#[test]
+fn an_output_that_is_not_read_holds_back_the_logs_and_nothing_else() {
+    const LAG: &str = "kms_notifier_lag_bytes{log=\"log\"}";
+    const SILENT: &str = "kms_notifier_log_silent{log=\"log\"}";
+    let slack = FakeSlack::start([]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogWriter::open(dir.path().join("log"));
+    log.bytes(Visit::from("192.0.2.1").activation());
+    log.bytes((1..=50_000).map(probe).collect::<String>());
+    let mut command = notifier();
+    command
+        .args(["run", "--from", "start", "--silence-after", "2s", "--log"])
+        .arg(log.path());
+    command.env("SLACK_WEBHOOK_URL", slack.url());
+    let (unread, writer) = std::io::pipe().unwrap();
+    let mut sidecar = Sidecar::spawn_into(&mut command, writer);
+    // Only the end of the test is to hold the pipe open.
+    drop(command);
+
+    assert_eq!(
+        slack.wait_for(1)[0].fields()["Client"],
+        "192.0.2.1 (external)"
+    );
+    let accepted = "kms_notifier_notifications_total{sink=\"slack\",outcome=\"accepted\"}";
+    sidecar.wait_for_sample(accepted, |n| n == 1.0);
+    sidecar.signal(Signal::HUP);
+    sidecar.wait_for_log(|line| line.contains("the configuration was read again"));
+    let why = sidecar.wait_for_status("/readyz", 503);
+    let expected = "not ready: log log there is more to read and nothing is read\n";
+    assert_eq!(why, expected);
+    let lag = sidecar.wait_for_sample(LAG, |lag| lag > 0.0);
+    // It is the file that is looked at, whether or not it is read.
+    let more = (50_001..=60_000).map(probe).collect::<String>();
+    log.bytes(&more);
+    #[expect(clippy::cast_precision_loss, reason = "a few hundred thousand bytes")]
+    let grown = lag + more.len() as f64;
+    sidecar.wait_for_sample(LAG, |lag| lag == grown);
+    // That it was not read meanwhile is not the log's silence.
+    sidecar.wait_for_sample(SILENT, |silent| silent == 0.0);
+
+    let reader = std::thread::spawn(move || {
+        let lines = BufReader::new(unread).lines();
+        probed(lines.map(|line| line.unwrap()))
+    });
+    sidecar.wait_for_sample(LAG, |lag| lag == 0.0);
+    sidecar.wait_for_status("/readyz", 200);
+    sidecar.terminate();
+    assert!(sidecar.wait().success(), "{sidecar:?}");
+    let ports = reader.join().unwrap();
+    assert!(
+        ports.iter().copied().eq(1..=60_000),
+        "{} events",
+        ports.len()
+    );
+    assert_eq!(slack.posts().len(), 1, "{:?}", slack.posts());
+}
+
+/// Where a log stands is stored when the events before it are printed, not before.
+#[test]
+fn what_was_not_printed_is_printed_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = LogWriter::open(dir.path().join("log"));
+    log.bytes((1..=30_000).map(probe).collect::<String>());
+    let run = || {
+        let mut command = notifier();
+        command.args(["run", "--first-run", "start", "--state"]);
+        command.arg(dir.path().join("state"));
+        command.arg("--log").arg(log.path());
+        command
+    };
+    let (unread, writer) = std::io::pipe().unwrap();
+    let mut sidecar = Sidecar::spawn_into(&mut run(), writer);
+    let probes = "kms_connection_probes_total{source=\"internal_pod\"}";
+    sidecar.wait_for_sample(probes, |n| n > 1000.0);
+    sidecar.kill();
+    sidecar.wait();
+    let mut text = String::new();
+    { unread }.read_to_string(&mut text).unwrap();
+    // The last line may be half of one.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let before = probed(whole.lines().map(str::to_owned));
+    assert!(before.len() < 1000, "{}", before.len());
+
+    let mut sidecar = Sidecar::spawn(&mut run());
+    sidecar.wait_for_line(|line| line.contains("\"port\":30000,"));
+    sidecar.terminate();
+    assert!(sidecar.wait().success());
+    let mut all = probed(sidecar.stdout().into_iter());
+    all.extend(before);
+    all.sort_unstable();
+    all.dedup();
+    assert!(all.iter().copied().eq(1..=30_000), "{} events", all.len());
 }

@@ -409,6 +409,7 @@ fn a_full_disk_stops_nothing_and_heals() {
     }
     limit(&sidecar, None);
     sidecar.wait_for_sample("kms_notifier_state_up", |up| up == 1.0);
+    sidecar.wait_for_log(|line| line.contains(OVER));
     assert_eq!((said(&sidecar, TROUBLE), said(&sidecar, OVER)), (1, 1));
     sidecar.kill();
     sidecar.wait();
@@ -447,6 +448,7 @@ fn a_directory_that_cannot_be_written_stops_nothing_and_heals() {
     fs::remove_file(&link).expect("a link can be removed");
     symlink(real.path(), &link).expect("a directory takes links");
     sidecar.wait_for_sample("kms_notifier_state_up", |up| up == 1.0);
+    sidecar.wait_for_log(|line| line.contains(OVER));
     assert_eq!((said(&sidecar, TROUBLE), said(&sidecar, OVER)), (1, 1));
     sidecar.terminate();
     assert!(sidecar.wait().success());

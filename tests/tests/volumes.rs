@@ -112,6 +112,7 @@ fn a_volume_without_room_stops_nothing_and_heals() {
 
     volume.remove("others");
     sidecar.wait_for_sample(UP, |up| up == 1.0);
+    sidecar.wait_for_log(|line| line.contains(OVER));
     assert_eq!((said(&sidecar, TROUBLE), said(&sidecar, OVER)), (1, 1));
     sidecar.kill();
     sidecar.wait();
@@ -176,6 +177,7 @@ fn a_read_only_volume_stops_nothing_and_heals() {
 
     volume.remount(false);
     sidecar.wait_for_sample(UP, |up| up == 1.0);
+    sidecar.wait_for_log(|line| line.contains(OVER));
     assert_eq!((said(&sidecar, TROUBLE), said(&sidecar, OVER)), (1, 1));
     sidecar.kill();
     sidecar.wait();

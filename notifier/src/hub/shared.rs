@@ -4,7 +4,6 @@
 //! Only the hub's own thread is in here; it never waits for the store, whose
 //! answer comes back as one more message.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -135,7 +134,7 @@ impl Shared {
     }
 }
 
-impl<W: Write> Hub<W> {
+impl Hub {
     /// Agrees with other sidecars on who tells what.
     pub(super) fn share(&mut self) {
         let Some(shared) = &mut self.shared else {

@@ -87,6 +87,13 @@ impl Watches {
         watch.handle_lines(all, unrecognised, now);
     }
 
+    /// No log was read for a while, up to `now`: that no line came is no log's silence.
+    pub fn handle_pause(&mut self, now: Timestamp) {
+        for watch in self.0.values_mut() {
+            watch.handle_restart(now);
+        }
+    }
+
     /// A log ended: that no more lines come is no silence.
     pub fn handle_end(&mut self, log: &str) {
         self.0.remove(log);
@@ -175,6 +182,19 @@ mod tests {
         std::iter::from_fn(|| watches.poll(at(now)))
             .map(|told| (told.alert.title.into(), told.silent))
             .collect()
+    }
+
+    #[test]
+    fn what_was_not_read_is_no_silence() {
+        let mut watches = watches(Some(60));
+        watches.handle_pause(at(50));
+        assert_eq!(told(&mut watches, 100), []);
+        assert_eq!(watches.next_due(), Some(at(110)));
+        assert_eq!(told(&mut watches, 110).len(), 2);
+        // What is told already is over with a line, not with a pause.
+        watches.handle_pause(at(120));
+        assert_eq!(told(&mut watches, 300), []);
+        assert_eq!(watches.silent().count(), 2);
     }
 
     #[test]

@@ -46,7 +46,8 @@ pub enum LogState {
     Waiting,
     /// It exists and cannot be opened or read.
     Unreadable,
-    /// There is more to read and the position does not advance.
+    /// There is more to read and the position does not advance: the hub takes nothing,
+    /// since nobody reads what is printed.
     Stalled,
     /// Its end was reached and no more can come: standard input was closed, or
     /// the child ended.

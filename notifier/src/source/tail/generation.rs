@@ -177,6 +177,12 @@ impl Generation {
         self.size.saturating_sub(self.position)
     }
 
+    /// The same as of now.
+    pub(super) fn look_behind(&self) -> u64 {
+        let size = self.file.metadata().map_or(self.size, |now| now.len());
+        size.saturating_sub(self.position)
+    }
+
     /// When its file had been changed last as of the last look.
     pub(super) fn modified(&self) -> Option<SystemTime> {
         self.modified

@@ -257,6 +257,19 @@ impl Tail {
         }
     }
 
+    /// How many bytes are not read, as the file system has it now: for a look between
+    /// two steps.
+    #[must_use]
+    pub fn look_behind(&self) -> u64 {
+        let old: u64 = self.old.iter().map(Old::look_behind).sum();
+        let current = self.current.as_ref().map_or(0, Generation::look_behind);
+        // What the path names by now was not read at all.
+        let newer = fs::metadata(&self.options.path)
+            .ok()
+            .filter(|metadata| !self.is_current(FileId::of(metadata)));
+        old + current + newer.map_or(0, |metadata| metadata.len())
+    }
+
     /// Whether it was begun within a line whose end has not come. Then no mark
     /// tells where it stands: without it, a next run would read all of the file.
     #[must_use]

@@ -35,6 +35,14 @@ impl Old {
         }
     }
 
+    /// The same as of now.
+    pub(super) fn look_behind(&self) -> u64 {
+        match self {
+            Self::Plain(generation) => generation.look_behind(),
+            Self::Packed(packed) => packed.lag(),
+        }
+    }
+
     pub(super) fn modified(&self) -> Option<SystemTime> {
         match self {
             Self::Plain(generation) => generation.modified(),
