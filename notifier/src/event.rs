@@ -443,6 +443,17 @@ impl Event {
     pub fn product(&self) -> Option<&str> {
         self.request.as_deref()?.product.as_deref()
     }
+
+    /// The product as a metrics label: a name that the catalogue knows for its id,
+    /// or one for what a relay could not see. None for all others.
+    #[must_use]
+    pub fn product_label(&self) -> Option<&'static str> {
+        let request = self.request.as_deref()?;
+        if request.protected {
+            return Some("protected");
+        }
+        kms_core::catalog::label(request.product.as_deref(), request.activation_id)
+    }
 }
 
 /// The name of a licensing status, one of a closed set.

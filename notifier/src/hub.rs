@@ -494,11 +494,5 @@ fn monotonic() -> std::time::Instant {
 /// its id, or one for what the relay could not see.
 #[must_use]
 pub fn product_label(event: &Event) -> &'static str {
-    let Some(request) = event.request.as_deref() else {
-        return "unknown";
-    };
-    if request.protected {
-        return "protected";
-    }
-    kms_core::catalog::label(request.product.as_deref(), request.activation_id).unwrap_or("unknown")
+    event.product_label().unwrap_or("unknown")
 }

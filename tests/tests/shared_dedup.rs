@@ -156,6 +156,27 @@ fn a_client_of_two_logs_is_told_once() {
 }
 
 #[test]
+fn a_relayed_request_that_another_told_is_skipped_under_its_own_label() {
+    const RELAYED: &str = "\
+        2026-11-20 21:20:00: IPv4 connection accepted: 203.0.113.9:4000. [c=1]\n\
+        2026-11-20 21:20:00: Relayed request: v6.0, protected, outcome answered [c=1]\n\
+        2026-11-20 21:20:00: IPv4 connection closed: 203.0.113.9:4000. [c=1]\n";
+    let Some(redis) = RedisServer::start() else {
+        return;
+    };
+    let (mut a, mut b) = (Place::new([]), Place::new([]));
+    let (at_a, at_b) = (a.start(&redis), b.start(&redis));
+    a.log.bytes(RELAYED);
+    at_a.wait_for_sample(ACCEPTED, |n| n == 1.0);
+    b.log.bytes(RELAYED);
+    at_b.wait_for_sample(&claims("repeat"), |n| n == 1.0);
+    let skipped = "kms_activations_dedup_skipped_total{product=\"protected\"}";
+    at_b.wait_for_sample(skipped, |n| n == 1.0);
+    stop(at_a);
+    stop(at_b);
+}
+
+#[test]
 fn a_crowd_that_both_see_is_told_once() {
     let Some(redis) = RedisServer::start() else {
         return;

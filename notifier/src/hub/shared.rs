@@ -15,8 +15,8 @@ use super::{Hub, monotonic, now};
 use crate::dedup_store::claims::{Change, Claims, Counts};
 use crate::dedup_store::{Answer, Request, StoreError};
 use crate::event::{EventId, Kind};
-use crate::policy::Policy;
 use crate::policy::shared::Claiming;
+use crate::policy::{Notice, Policy};
 
 /// How often a store that nobody needs is asked whether it answers.
 const PROBE: Duration = Duration::from_secs(30);
@@ -146,13 +146,17 @@ impl<W: Write> Hub<W> {
         for repeat in self.policy.take_repeats() {
             self.unsaved = true;
             if repeat.kind == Kind::Activation {
-                // A message knows less of its product than an event does.
-                let product = kms_core::catalog::label(repeat.product.as_deref(), None);
-                self.metrics
-                    .told_elsewhere(product.unwrap_or("unknown"), repeat.count);
+                self.metrics.told_elsewhere(label(&repeat), repeat.count);
             }
         }
     }
+}
+
+/// The metrics label of a message's product: that of its event, or what the
+/// catalogue makes of the name alone where a restart came between.
+fn label(notice: &Notice) -> &'static str {
+    let named = || kms_core::catalog::label(notice.product.as_deref(), None);
+    notice.label.or_else(named).unwrap_or("unknown")
 }
 
 #[cfg(test)]

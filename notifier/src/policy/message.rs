@@ -70,6 +70,10 @@ pub struct Notice {
     pub workstation: Option<Text>,
     /// What was asked for; absent where the log does not show it.
     pub product: Option<Text>,
+    /// What was asked for as far as the catalogue knows it, or that a relay could
+    /// not see it. Not stored: after a restart the name has to do.
+    #[serde(skip)]
+    pub label: Option<&'static str>,
     /// Licensing status before the request.
     #[serde(with = "crate::event::status_name")]
     pub status: Option<StatusName>,
@@ -103,6 +107,7 @@ impl Notice {
             more_candidates: event.candidates.len().saturating_sub(MAX_CANDIDATES),
             workstation: request.and_then(|request| request.workstation.clone()),
             product: request.and_then(|request| request.product.clone()),
+            label: event.product_label(),
             status: request.and_then(|request| request.status),
             hresult: event.hresult,
             reason: event.reason.clone(),

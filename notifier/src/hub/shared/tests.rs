@@ -10,9 +10,13 @@ use tokio::sync::mpsc::{Receiver, channel};
 use super::*;
 use crate::dedup_store::CLAIM_LIFE;
 use crate::dedup_store::model::ModelStore;
-use crate::event::Dedup;
+use crate::event::{self, Dedup, Event};
+use crate::hub::product_label;
 use crate::policy::testing::{Disk, activation, at};
 use crate::policy::{Body, Delivery, Outcome, Selection};
+
+/// Windows 10/11 Enterprise.
+const ENTERPRISE: uuid::Uuid = uuid::uuid!("73111121-5638-40f6-bc11-f1d7b0d64300");
 
 const WINDOW: Duration = Duration::from_secs(3600);
 
@@ -248,6 +252,45 @@ fn a_client_of_both_is_told_by_one_and_counted_by_the_other() {
     };
     assert!(matches!(body, Body::Notice(notice) if notice.repeats == 2));
     world.answer(1, Outcome::Accepted, true);
+}
+
+/// What was counted as an activation of one product is not skipped as another.
+#[test]
+fn a_message_has_the_label_of_its_event() {
+    let labels = |event: Event| {
+        let mut disk = Disk::default();
+        let mut policy = disk.start();
+        policy.handle_event(&mut event.clone(), at(0));
+        disk.write(policy.take_changes(false));
+        let [now, restarted] = [policy, disk.start()].map(|mut policy| {
+            let delivery = policy.poll_delivery(at(0)).unwrap();
+            let Body::Notice(notice) = delivery.body else {
+                panic!()
+            };
+            label(&notice)
+        });
+        assert_eq!(now, product_label(&event));
+        (now, restarted)
+    };
+    let known = "Windows 10 Professional";
+    assert_eq!(labels(activation("10.0.0.1", known)), (known, known));
+    let strange = activation("10.0.0.1", "Ours");
+    assert_eq!(labels(strange.clone()), ("unknown", "unknown"));
+
+    let with = |change: &dyn Fn(&mut event::Request)| {
+        let mut event = strange.clone();
+        change(event.request.as_mut().unwrap());
+        event
+    };
+    let by_id = with(&|request| {
+        (request.product, request.activation_id) = (None, Some(ENTERPRISE));
+    });
+    assert_eq!(labels(by_id), ("Windows 10/11 Enterprise", "unknown"));
+    let relayed = with(&|request| (request.protected, request.product) = (true, None));
+    assert_eq!(labels(relayed), ("protected", "unknown"));
+    let mut nothing = strange.clone();
+    nothing.request = None;
+    assert_eq!(labels(nothing), ("unknown", "unknown"));
 }
 
 #[test]
