@@ -156,6 +156,30 @@ fn the_webhook_is_never_printed_by_a_command_that_checks_or_fails() {
 }
 
 #[test]
+fn what_is_checked_is_what_is_used() {
+    let url = FakeSlack::start([]).url();
+    let with_user = url.replace("http://", "https://someone@");
+    let mapped = url.replace("127.0.0.1", "[::ffff:127.0.0.1]");
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let run = |command: &str, webhook: &str| {
+        let mut notifier = notifier();
+        notifier.args([command, "--log"]).arg(&log);
+        let output = notifier.env("SLACK_WEBHOOK_URL", webhook).output();
+        let output = output.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_unspoken(command, &error);
+        (output.status.code(), error)
+    };
+    assert_eq!(run("check-config", &mapped).0, Some(0));
+    let checked = run("check-config", &with_user);
+    assert_eq!(checked, run("run", &with_user));
+    assert_eq!(checked.0, Some(2));
+    let advice = "SLACK_WEBHOOK_URL: holds a user name or password; give the https://";
+    assert!(checked.1.contains(advice), "{checked:?}");
+}
+
+#[test]
 fn a_test_message_is_sent_and_its_end_told() {
     let slack = FakeSlack::start([Behaviour::Accept, Behaviour::Status(404)]);
     let run = || {
