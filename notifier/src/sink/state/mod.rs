@@ -94,8 +94,9 @@ pub enum Saved {
     Failed,
 }
 
-/// Opens the state at `path`, or makes it. `logs` are those that are followed now.
-/// With `reset` what is there is removed first.
+/// Opens the state at `path`, or makes it. `logs` are those that are followed now;
+/// whoever follows none only looks into it, and no log is forgotten then. With
+/// `reset` what is there is removed first.
 ///
 /// # Errors
 /// Something that an operator has to decide. A disk that is full or read-only is
@@ -110,7 +111,9 @@ pub fn open(
     let mut store = Store::new(path.to_owned());
     let loaded = load(path, reset).and_then(|(database, contents)| {
         let (taken, others) = take_over(contents, settings, seed, logs)?;
-        database.forget(others.get(MAX_OTHER_LOGS..).unwrap_or_default())?;
+        if !logs.is_empty() {
+            database.forget(others.get(MAX_OTHER_LOGS..).unwrap_or_default())?;
+        }
         store.database = Some(database);
         Ok(taken)
     });

@@ -247,6 +247,32 @@ fn a_place_that_cannot_be_written_stops_nothing_and_heals() {
 }
 
 #[test]
+fn whoever_follows_nothing_makes_it_forget_nothing() {
+    let (_directory, path) = place();
+    let names = |set: u8| -> Vec<Arc<str>> {
+        let one = |n| format!("{set}-{n:02}").into();
+        (0..MAX_OTHER_LOGS).map(one).collect()
+    };
+    let settings = Settings::default();
+    for set in 0..2 {
+        let mut opened = open(&path, false, &settings, 1, &names(set)).unwrap();
+        for log in names(set) {
+            opened.store.handle_log(log, position(7).encode());
+        }
+        opened.store.save(&mut opened.policy, at(0));
+    }
+    drop(open(&path, false, &settings, 1, &[]).unwrap());
+    for set in 0..2 {
+        let opened = open(&path, false, &settings, 1, &names(set)).unwrap();
+        assert_eq!(opened.logs.len(), MAX_OTHER_LOGS, "{set}");
+    }
+    // Those that are followed push out what is beyond the bound.
+    drop(open(&path, false, &settings, 1, &["other".into()]).unwrap());
+    let opened = open(&path, false, &settings, 1, &names(1)).unwrap();
+    assert!(opened.logs.is_empty());
+}
+
+#[test]
 fn the_file_stays_small() {
     let (_directory, path) = place();
     let mut opened = reopen(&path).unwrap();
