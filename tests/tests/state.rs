@@ -187,6 +187,37 @@ fn dead_letters_are_listed_dropped_and_told_after_all() {
 }
 
 #[test]
+fn dead_letters_are_reached_where_no_socket_can_be() {
+    let mut place = Place::new([Behaviour::Status(404)]);
+    let deep = place.dir.path().join("d".repeat(120));
+    fs::create_dir(&deep).expect("the directory takes another");
+    let run = |place: &Place, args: &[&str]| {
+        let mut command = notifier();
+        command
+            .args(args)
+            .arg("--state")
+            .arg(deep.join("state.redb"));
+        command.env("SLACK_WEBHOOK_URL", place.slack.url());
+        command
+    };
+    let log = place.log.path().to_owned();
+    let log = log.to_str().expect("a temporary name is text");
+    let sidecar = Sidecar::spawn(&mut run(&place, &["run", "--from", "start", "--log", log]));
+    place.log.bytes(visit(1));
+    sidecar.wait_for_sample("kms_notifier_dead_letters", |n| n == 1.0);
+    let list = |place: &Place| {
+        let output = run(place, &["dead-letters", "list"]).output();
+        output.expect("the notifier starts")
+    };
+    let error = String::from_utf8(list(&place).stderr).expect("it is text");
+    assert!(error.contains("in use"), "while one runs: {error}");
+    stop(sidecar);
+    let output = list(&place);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.stdout.split(|byte| *byte == b'\n').count(), 2);
+}
+
+#[test]
 fn a_second_sidecar_and_a_reset_are_refused_while_one_runs() {
     let mut place = Place::new([]);
     let sidecar = place.start();

@@ -226,14 +226,18 @@ where
     writing.write_all(&answer).await
 }
 
-/// Asks the sidecar that has the state at `state` open; none if there is none.
+/// Asks the sidecar that has the state at `state` open; none if there is none, or
+/// one without a socket.
 ///
 /// # Errors
 /// It is there and does not answer, or the socket is not ours to write.
 pub fn ask(state: &Path, request: &Request) -> io::Result<Option<Reply>> {
-    use io::ErrorKind::{ConnectionRefused, NotFound};
+    use io::ErrorKind::{ConnectionRefused, InvalidInput, NotFound};
     let mut stream = match UnixStream::connect(socket(state)) {
-        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => return Ok(None),
+        // The last one is a path that is too long for a socket, so nobody bound it.
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused | InvalidInput) => {
+            return Ok(None);
+        }
         stream => stream?,
     };
     stream.set_read_timeout(Some(PATIENCE * 2))?;

@@ -445,6 +445,13 @@ fn requests_and_replies_cross_the_socket() {
 }
 
 #[test]
+fn nobody_listens_where_the_name_is_too_long_for_a_socket() {
+    let (directory, _) = place();
+    let path = directory.path().join("s".repeat(150));
+    assert_eq!(ask(&path, &Request::List).unwrap(), None);
+}
+
+#[test]
 fn the_socket_is_private_and_replaces_an_old_one() {
     use std::os::unix::fs::PermissionsExt as _;
     let (directory, path) = place();
