@@ -5,9 +5,8 @@
 //! next label; the writer of the last line goes on writing, and a response's
 //! client machine id says which request it answers.
 
-use jiff::SignedDuration;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
+mod pairing;
+
 use kms_core::catalog::{self, Product};
 use kms_core::license::Status;
 use kms_core::text::clean;
@@ -19,9 +18,6 @@ use super::connections::Tick;
 use super::values::{Values, guid};
 use crate::event::{Request, Text};
 use crate::line::{Label, Mark, number};
-
-/// How far a client's clock may be from the server's (kms-wire.md 7.7).
-const MAX_APART: SignedDuration = SignedDuration::from_hours(4);
 
 /// Blocks open at once at most; the oldest is given up.
 const MAX_OPEN: usize = 256;
@@ -132,35 +128,6 @@ impl Block {
     fn has_hardware_id(&self) -> bool {
         let protocol = self.request.protocol.as_deref();
         !protocol.is_some_and(|version| version.starts_with(['4', '5']))
-    }
-
-    /// Whether a refusal in these words (kms-wire.md 7.7) is what this request asks for.
-    fn is_cause(&self, reason: &[u8]) -> bool {
-        let request = &self.request;
-        let starts = |words: &[u8]| reason.starts_with(words);
-        if starts(b"Rejecting request with more than 1000 ") {
-            request.min_clients > Some(1000)
-        } else if starts(b"Client time differs") {
-            let asked = request
-                .client_time
-                .as_deref()
-                .and_then(|text| text.parse().ok());
-            let asked = asked.and_then(|time: DateTime| time.to_zoned(TimeZone::UTC).ok());
-            let apart = asked
-                .zip(self.seen.time)
-                .map(|(asked, seen)| asked.timestamp().duration_since(seen.at).abs());
-            apart > Some(MAX_APART)
-        } else if starts(b"Refusing unknown product") {
-            request
-                .kms_counted_id
-                .and_then(catalog::kms_counted)
-                .is_none()
-        } else if starts(b"Refusing product with incorrect Application ID") {
-            let right = self.edition.map(|product| product.application_id);
-            right.is_some() && right != self.application_id
-        } else {
-            false
-        }
     }
 
     /// How a line's value speaks for its being this block's: against it (the
@@ -383,33 +350,6 @@ enum Agreement {
     Yes,
     Perhaps,
     No,
-}
-
-/// What a response repeats of its request.
-#[derive(Clone, Copy, Default)]
-struct Told<'a> {
-    protocol: Option<&'a [u8]>,
-    machine: Option<Uuid>,
-    time: Option<&'a [u8]>,
-}
-
-impl<'a> Told<'a> {
-    fn of(request: &'a Request) -> Self {
-        Self {
-            protocol: request.protocol.as_deref().map(str::as_bytes),
-            machine: request.client_machine_id,
-            time: request.client_time.as_deref().map(str::as_bytes),
-        }
-    }
-
-    /// Whether a request says the same, as far as this goes.
-    fn fits(&self, request: &Request) -> bool {
-        let own = Told::of(request);
-        let same = |told: Option<&[u8]>, own: Option<&[u8]>| told.is_none() || told == own;
-        same(self.protocol, own.protocol)
-            && same(self.time, own.time)
-            && (self.machine.is_none() || self.machine == own.machine)
-    }
 }
 
 /// What became of a block line.
@@ -650,51 +590,6 @@ impl Blocks {
         }
     }
 
-    /// A response block belongs to the request with its version, its client machine id
-    /// and its client's time: once a line says otherwise of the block that was taken for
-    /// its own, it goes on as that of another one that waits.
-    fn relink(&mut self, begin: Tick, label: Label, value: &[u8]) {
-        let mut told = Told::default();
-        match label {
-            Label::Protocol => told.protocol = Some(value),
-            Label::ClientMachine => told.machine = guid(value),
-            Label::ClientTime => told.time = Some(value),
-            _ => return,
-        }
-        let answers =
-            |block: &Block| block.begin == begin && matches!(block.stage, Stage::Answering(_));
-        let Some(at) = self.open.iter().position(answers) else {
-            return;
-        };
-        let Some(block) = self.open.get(at).filter(|block| !told.fits(&block.request)) else {
-            return;
-        };
-        // What the lines before this one said is the block's own, as far as it was told.
-        let own = Told::of(&block.request);
-        let more = Told {
-            protocol: told.protocol.or(own.protocol),
-            machine: told.machine.or(own.machine.filter(|_| told.time.is_some())),
-            ..told
-        };
-        let waits = |told: Told<'_>| {
-            self.open
-                .iter()
-                .position(|block| block.stage == Stage::Waiting && told.fits(&block.request))
-        };
-        let right = waits(more).or_else(|| waits(told).filter(|_| told.machine.is_some()));
-        if let Some(right) = right
-            && let Ok([taken, asked]) = self.open.get_disjoint_mut([at, right])
-        {
-            asked.set_stage(taken.stage);
-            taken.set_stage(Stage::Waiting);
-            asked.epid = taken.epid.take();
-            asked.active_clients = taken.active_clients.take();
-            asked.touched = taken.touched;
-            let begin = asked.begin;
-            self.wrote(begin);
-        }
-    }
-
     fn wrote(&mut self, begin: Tick) {
         self.writer = match self.writer {
             Some((last, lines)) if last == begin => Some((last, lines.saturating_add(1))),
@@ -731,18 +626,6 @@ impl Blocks {
             )
         });
         best.map(|block| block.begin)
-    }
-
-    /// The request that a refusal is about: one that gives cause for it, if any does.
-    pub(super) fn refused(&self, pid: Option<u32>, reason: &[u8]) -> Option<Tick> {
-        let waits = |block: &&Block| {
-            block.stage == Stage::Waiting && (pid.is_none() || block.seen.pid == pid)
-        };
-        let causes = self.open.iter().filter(waits);
-        let causes = causes.filter(|block| block.is_cause(reason));
-        let best = causes.min_by_key(|block| (!self.is_writer(block.begin), block.begin));
-        best.map(|block| block.begin)
-            .or_else(|| self.waiting(pid, None))
     }
 
     /// Whether another block than `not` waits for this line.
