@@ -176,7 +176,6 @@ pub async fn run(
     let outlet = |log: &Arc<str>| {
         let hub = from_logs.clone();
         Outlet::new(Arc::clone(log), hub, readiness.clone(), metrics.log(log))
-            .map_err(system("a log's runtime"))
     };
     let logs = Logs::open(&config, &mut kept, outlet)?;
     drop(from_logs);
@@ -392,7 +391,7 @@ impl Logs {
     fn open(
         config: &Config,
         kept: &mut Kept,
-        outlet: impl Fn(&Arc<str>) -> Result<Outlet, RunError>,
+        outlet: impl Fn(&Arc<str>) -> Outlet,
     ) -> Result<Self, RunError> {
         let mut logs = Self {
             followers: Vec::new(),
@@ -405,7 +404,7 @@ impl Logs {
             .iter()
             .partition(|log| matches!(log.input, Input::Child(..)));
         for log in others.into_iter().chain(children) {
-            let outlet = outlet(&log.name)?;
+            let outlet = outlet(&log.name);
             let mut wake = Wake::new();
             let waker = wake.waker();
             let saved = kept.logs.remove(&*log.name);

@@ -25,35 +25,31 @@ pub struct Outlet {
     hub: Sender<News>,
     readiness: Readiness,
     metrics: LogMetrics,
-    /// What waits for room, and for a time-out.
-    runtime: Runtime,
+    /// What waits for room, and for a time-out: made by the first wait, on the log's own
+    /// thread, for a runtime must not be dropped where another one runs.
+    runtime: Option<Runtime>,
     state: LogState,
     lag: u64,
 }
 
 impl Outlet {
     /// For the log of this name.
-    ///
-    /// # Errors
-    /// The system's.
+    #[must_use]
     pub fn new(
         log: Arc<str>,
         hub: Sender<News>,
         readiness: Readiness,
         metrics: LogMetrics,
-    ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             log,
             hub,
             readiness,
             metrics,
-            runtime,
+            runtime: None,
             state: LogState::Waiting,
             lag: 0,
-        })
+        }
     }
 
     /// The log's name.
@@ -98,6 +94,14 @@ impl Outlet {
             state,
             lag,
         } = self;
+        let runtime = match runtime.take().map_or_else(new_runtime, Ok) {
+            Ok(made) => runtime.insert(made),
+            Err(error) => {
+                // It waits all the same, and cannot say so.
+                tracing::debug!(%log, "no time-outs: {error}");
+                return hub.blocking_send(news).is_ok();
+            }
+        };
         runtime.block_on(async {
             // Its place in the queue stays its own over all time-outs.
             let mut room = pin!(hub.reserve());
@@ -122,4 +126,10 @@ impl Outlet {
             }
         })
     }
+}
+
+fn new_runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
 }
