@@ -533,7 +533,7 @@ impl Blocks {
         pid: Option<u32>,
         name_of: Option<Tick>,
     ) -> Option<(usize, bool)> {
-        let mine = |block: &Block| pid.is_none() || block.seen.pid == pid;
+        let mine = |block: &Block| block.seen.is_by(pid);
         let last = |block: &Block| self.is_writer(block.begin);
         let fits =
             |block: &Block| mine(block) && Some(block.begin) != name_of && block.expects(label);
@@ -582,7 +582,7 @@ impl Blocks {
     /// A line came that each open block of this process may have written, if there are
     /// several.
     pub(super) fn mixed_up(&mut self, pid: Option<u32>) {
-        let own = |block: &Block| pid.is_none() || block.seen.pid == pid;
+        let own = |block: &Block| block.seen.is_by(pid);
         if self.open.iter().filter(|block| own(block)).count() > 1 {
             for block in self.open.iter_mut().filter(|block| own(block)) {
                 block.mixed = true;
@@ -613,7 +613,7 @@ impl Blocks {
     pub(super) fn waiting(&self, pid: Option<u32>, mark: Option<Mark>) -> Option<Tick> {
         let waits = |block: &&Block| {
             block.stage == Stage::Waiting
-                && (pid.is_none() || block.seen.pid == pid)
+                && block.seen.is_by(pid)
                 && (mark.is_none() || block.mark.is_none() || block.mark == mark)
         };
         let mut waiting = self.open.iter().filter(waits);

@@ -486,6 +486,14 @@ struct Seen {
     pid: Option<u32>,
 }
 
+impl Seen {
+    /// Whether the process of another line may have written this one; a line without
+    /// one says nothing.
+    fn is_by(&self, pid: Option<u32>) -> bool {
+        pid.is_none() || self.pid == pid
+    }
+}
+
 /// When the last line was written that was the server's for sure.
 #[derive(Debug)]
 struct Here {

@@ -122,9 +122,8 @@ impl Assembler {
     /// `-o2` turned a public address away: each as it comes, so the one that has waited
     /// longest.
     pub(super) fn rejected(&mut self, pid: Option<u32>, out: &mut Vec<Event>) {
-        let fits = |c: &&Connection| {
-            c.is_fresh() && c.ip.is_none_or(is_public) && (pid.is_none() || c.seen.pid == pid)
-        };
+        let fits =
+            |c: &&Connection| c.is_fresh() && c.ip.is_none_or(is_public) && c.seen.is_by(pid);
         let Some(id) = self.connections.oldest().find(fits).map(|c| c.accepted) else {
             return;
         };

@@ -65,7 +65,7 @@ pub(super) struct Certainty {
 
 /// Whether a connection may have made it, by when it was accepted and by which process.
 fn own(connection: &Connection, asked: &Asked) -> bool {
-    connection.accepted < asked.begin && (asked.pid.is_none() || connection.seen.pid == asked.pid)
+    connection.accepted < asked.begin && connection.seen.is_by(asked.pid)
 }
 
 /// One or more requests of one machine that wait together.

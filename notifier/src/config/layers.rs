@@ -116,9 +116,7 @@ impl<R: Raw> Layers<R> {
     }
 
     pub(super) fn origin(&self, layer: Layer, key: &'static str) -> Origin {
-        let known = |(at, of, _): &&(Layer, &str, &str)| (*at, *of) == (layer, key);
-        let spelled = self.aliases.iter().find(known);
-        let spelled = spelled.map_or(key, |(.., spelled)| spelled);
+        let spelled = spelled(&self.aliases, layer, key).unwrap_or(key);
         match layer {
             Layer::CommandLine => Origin::Flag(spelled),
             Layer::Environment => {
@@ -296,6 +294,18 @@ pub(super) fn read_bounded(path: &Path, max: u64) -> io::Result<String> {
     Ok(text)
 }
 
+/// By which of its other names a key was given there, if it was.
+fn spelled(
+    aliases: &[(Layer, &'static str, &'static str)],
+    layer: Layer,
+    key: &str,
+) -> Option<&'static str> {
+    let given = aliases
+        .iter()
+        .find(|(at, of, _)| (*at, *of) == (layer, key));
+    given.map(|(.., spelled)| *spelled)
+}
+
 fn from_file<R: Raw>(
     path: &Path,
     named_by: &str,
@@ -347,8 +357,7 @@ fn from_file<R: Raw>(
         )));
     }
     R::from_table(&table).map_err(|(key, what)| {
-        let spelled = aliases.iter().find(|(_, of, _)| **of == *key);
-        let spelled = spelled.map_or(&*key, |(.., spelled)| spelled);
+        let spelled = spelled(aliases, Layer::File, &key).unwrap_or(&key);
         ConfigError::line(format_args!("{spelled} in {shown}: {what}"))
     })
 }

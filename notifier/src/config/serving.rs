@@ -18,7 +18,7 @@ use super::value::{
     Count, FirstRun, Line, Setting, Size, StartFrom, check_webhook, is_name, is_name_byte,
 };
 use super::{Reading, reading, roots::roots};
-use crate::sink::slack::{Icon, Roots, Webhook};
+use crate::sink::slack::{Icon, Roots};
 use crate::source::tail::{Rotate, RotatedGlob, numbered};
 
 const DEFAULT_LISTEN: SocketAddr =
@@ -342,8 +342,6 @@ fn webhook(layers: &mut Layers) -> Result<(Option<Secret>, Origin), ConfigError>
             }
         };
         check_webhook(url.expose()).map_err(|what| ConfigError::new(&origin, what))?;
-        let parsed: Result<Webhook, _> = url.expose().parse();
-        parsed.map_err(|what| ConfigError::new(&origin, what))?;
         layers.effective.add(KEY, "[redacted]", origin.clone());
         return Ok((Some(url), origin));
     }

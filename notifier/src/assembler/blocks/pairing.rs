@@ -120,9 +120,7 @@ impl Blocks {
 
     /// The request that a refusal is about: one that gives cause for it, if any does.
     pub(in crate::assembler) fn refused(&self, pid: Option<u32>, reason: &[u8]) -> Option<Tick> {
-        let waits = |block: &&Block| {
-            block.stage == Stage::Waiting && (pid.is_none() || block.seen.pid == pid)
-        };
+        let waits = |block: &&Block| block.stage == Stage::Waiting && block.seen.is_by(pid);
         let causes = self.open.iter().filter(waits);
         let causes = causes.filter(|block| block.is_cause(reason));
         let best = causes.min_by_key(|block| (!self.is_writer(block.begin), block.begin));
